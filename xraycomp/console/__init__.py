@@ -1,0 +1,1 @@
+"""How the kit speaks to the person at the terminal: errors and the frame around every command."""

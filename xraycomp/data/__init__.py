@@ -1,0 +1,1 @@
+"""From a competition's files to batches: what is known about the images before any model."""

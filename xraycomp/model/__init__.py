@@ -1,0 +1,1 @@
+"""Networks, augmentation, losses, the training engine and the run folder."""
