@@ -1,15 +1,30 @@
 """The one exception for everything a user can cause and mend."""
 
+from collections.abc import Sequence
+
 
 class UserError(Exception):
     """A mistake that the user can mend.
 
     The message is one plain sentence (or two short ones): what was wrong, where, and what to do
-    next. Commands print it on stderr without a traceback and exit with a code that is not 0.
+    next. Commands print it on stderr without a traceback and exit with ``exit_code``.
     """
 
+    exit_code = 1
 
-def listing(names: list[str], limit: int = 5) -> str:
+
+class Stopped(UserError):
+    """The run was asked to stop (Ctrl-C, SIGTERM) and has saved what is needed to go on.
+
+    The exit code is the shell's own for that signal: 128 + its number.
+    """
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
+
+
+def listing(names: Sequence[str], limit: int = 5) -> str:
     """Join ``names`` for a sentence, cut after ``limit`` with the number left out."""
     shown = ", ".join(names[:limit])
     rest = len(names) - limit

@@ -1,0 +1,105 @@
+"""The frame around every command: flags in, one plain sentence out when something is wrong."""
+
+import contextlib
+import errno
+import io
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from xraycomp.console.errors import UserError
+
+Config = TypeVar("Config")
+
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def parse_flags(
+    config_type: type[Config],
+    args: Sequence[str],
+    *,
+    prog: str,
+    description: str | None = None,
+    default: Config | None = None,
+) -> Config:
+    """Read ``args`` into the frozen dataclass ``config_type``.
+
+    A wrong flag or value raises ``UserError`` with the parser's own first sentence.
+    """
+    # Imported here because nothing that runs inside a Kaggle kernel may need a flag parser.
+    import tyro
+
+    said = io.StringIO()
+    defaults = {} if default is None else {"default": default}
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                config_type, prog=prog, args=list(args), description=description, **defaults
+            )
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        error = UserError(f"{_first_sentence(said.getvalue())} See {prog} --help.")
+        error.exit_code = 2
+        raise error from None
+
+
+def _first_sentence(box: str) -> str:
+    """The message inside the frame that the parser draws around its errors."""
+    lines = [line.strip("│ ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
+    message = []
+    for line in lines:
+        if line.startswith("──"):
+            break
+        message.append(line)
+    sentence = " ".join(message).strip()
+    return sentence if sentence.endswith((".", "?")) else sentence + "."
+
+
+def run_command(main: Callable[[list[str]], None]) -> None:
+    """Run ``main`` on the command line's arguments and leave the process with its exit code.
+
+    ``--debug`` anywhere on the line lets the traceback through.
+    """
+    args = sys.argv[1:]
+    debug = "--debug" in args
+    args = [arg for arg in args if arg != "--debug"]
+    _log_to_terminal()
+    try:
+        main(args)
+        code = 0
+    except KeyboardInterrupt:
+        code = _fail("Interrupted.", 130)
+    except UserError as error:
+        if debug:
+            raise
+        code = _fail(str(error), error.exit_code)
+    except OSError as error:
+        if debug or (error.filename is None and error.errno not in _DISK_FULL):
+            raise
+        code = _fail(_explain(error), 1)
+    sys.exit(code)
+
+
+def _fail(message: str, code: int) -> int:
+    print(message, file=sys.stderr)
+    return code
+
+
+def _explain(error: OSError) -> str:
+    if error.errno in _DISK_FULL:
+        where = f" while writing {error.filename}" if error.filename else ""
+        return f"The disk is full or a file-size limit was reached{where}. Free some space, then run the same command again."
+    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+        return f"No permission to write or read {error.filename}. Choose another folder or change its permissions."
+    return f"{error.strerror}: {error.filename}."
+
+
+def _log_to_terminal() -> None:
+    logger = logging.getLogger("xraycomp")
+    logger.setLevel(logging.INFO)
+    if not logger.handlers:
+        handler = logging.StreamHandler(sys.stdout)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)

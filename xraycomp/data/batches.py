@@ -1,0 +1,57 @@
+"""Which images an epoch shows, in which order, as blocks."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xraycomp.data.cache import ImageCache
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Some images of a cache with their labels."""
+
+    cache: ImageCache
+    rows: NDArray[np.int64]
+    """Rows of the cache, shape (n_images,)."""
+    labels: NDArray[np.int64]
+    """Class indices, shape (n_images,)."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def balanced_weights(labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Sampling weights of shape (n_images,), adding up to 1, that draw every class alike."""
+    counts = np.bincount(labels)
+    weights: NDArray[np.float64] = 1.0 / counts[labels]
+    return weights / weights.sum()
+
+
+def epoch_order(
+    n_images: int, weights: NDArray[np.float64] | None, seed: int, epoch: int
+) -> NDArray[np.int64]:
+    """The ``n_images`` positions that one epoch shows: int array of shape (n_images,).
+
+    With ``weights`` (shape (n_images,), adding up to 1) positions are drawn with replacement, as
+    ``torch.utils.data.WeightedRandomSampler`` does but for any number of images; without, each
+    comes once, shuffled. The order depends on ``seed`` and ``epoch`` alone, so a resumed epoch
+    goes on where it stopped.
+    """
+    generator = np.random.default_rng([seed, epoch])
+    if weights is None:
+        return generator.permutation(n_images)
+    return generator.choice(n_images, size=n_images, p=weights)
+
+
+def whole_batches(
+    order: NDArray[np.int64], batch_size: int, start: int = 0
+) -> Iterator[NDArray[np.int64]]:
+    """Cut ``order`` into batches of exactly ``batch_size`` from batch ``start`` on.
+
+    The rest that fills no batch is left out: a batch of one breaks batch norm.
+    """
+    for batch in range(start, len(order) // batch_size):
+        yield order[batch * batch_size : (batch + 1) * batch_size]

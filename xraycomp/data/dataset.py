@@ -1,0 +1,82 @@
+"""A competition's images, decoded and listed, ready to be taken split by split."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from xraycomp.console.errors import UserError, listing
+from xraycomp.data.batches import ImageSet
+from xraycomp.data.cache import ImageCache, build_cache
+
+log = logging.getLogger(__name__)
+
+SKIPPED = "skipped"
+"""The split of training images that do not decode and were left out on request."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A manifest and the cache whose row i is the manifest's row i."""
+
+    manifest: pd.DataFrame
+    cache: ImageCache
+    classes: tuple[str, ...]
+
+    def split(self, name: str) -> ImageSet:
+        """The images of one split; test images have the label -1."""
+        rows = np.flatnonzero(self.manifest["split"] == name)
+        labels = pd.Categorical(self.manifest["label"].iloc[rows], categories=list(self.classes))
+        return ImageSet(self.cache, rows, labels.codes.astype(np.int64))
+
+    def ids(self, name: str) -> list[str]:
+        """The image ids of one split, in the order of ``split(name).rows``."""
+        return list(self.manifest["image"][self.manifest["split"] == name])
+
+
+def load_dataset(
+    manifest: pd.DataFrame,
+    root: Path,
+    classes: tuple[str, ...],
+    cache_dir: Path,
+    size: int,
+    *,
+    workers: int | None = None,
+    skip_broken: bool = False,
+) -> Dataset:
+    """Decode every image of ``manifest`` to ``size`` pixels, or find that done.
+
+    Training images that do not decode get the split ``skipped`` with ``skip_broken``.
+
+    Raises ``UserError`` for missing files, for broken training images without ``skip_broken`` and
+    for broken test images always, since a submission needs them.
+    """
+    paths = [root / path for path in manifest["path"]]
+    if missing := [str(path) for path in paths if not path.is_file()]:
+        raise UserError(
+            f"{len(missing):,} images of the manifest are gone: {listing(missing)}. "
+            "Point --data at the whole data."
+        )
+    cache = build_cache(paths, cache_dir, size, workers=workers)
+    broken = pd.Series(cache.broken, dtype=object)
+    broken = broken[(manifest["split"].iloc[broken.index] != SKIPPED).to_numpy()]
+    if len(broken):
+        split = manifest["split"].iloc[broken.index].to_numpy()
+        names = [f"{manifest['path'][row]} ({why})" for row, why in broken.items()]
+        if (split == "test").any():
+            tests = [name for name, part in zip(names, split, strict=True) if part == "test"]
+            raise UserError(
+                f"{len(tests):,} test images do not decode and the submission needs them: "
+                f"{listing(tests)}. Download them again."
+            )
+        if not skip_broken:
+            raise UserError(
+                f"{len(names):,} images do not decode: {listing(names, 20)}. Download them again, or "
+                "leave them out with --skip-broken."
+            )
+        log.info("Left out %d images that do not decode: %s.", len(names), listing(names, 20))
+        manifest = manifest.copy()
+        manifest.loc[broken.index, "split"] = SKIPPED
+    return Dataset(manifest, cache, classes)

@@ -1,0 +1,71 @@
+"""Writing files so that a reader never sees half of one."""
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a temporary sibling of ``path`` to write; rename it into place when all went well.
+
+    The temporary file is removed on any failure, a full disk and Ctrl-C included.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        # A write to an open file does not say which file it was; the user needs the name.
+        error.filename = error.filename or str(path)
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary sibling folder to fill; rename it to ``path`` when all went well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f"{path.name}.", suffix=".tmp", dir=path.parent))
+    temporary.chmod(0o755)
+    try:
+        yield temporary
+        try:
+            temporary.rename(path)
+        except OSError:
+            # Another process may have finished the same folder first; its contents are the same.
+            if not path.is_dir():
+                raise
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` as UTF-8 to ``path``, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as indented JSON to ``path``, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    """Write ``table`` as CSV to ``path``, whole or not at all; six decimals, no index."""
+    with atomic_path(path) as temporary:
+        table.to_csv(
+            temporary, index=False, float_format="%.6f", encoding="utf-8", lineterminator="\n"
+        )

@@ -1,0 +1,205 @@
+"""The manifest: one table with every image of a competition."""
+
+import logging
+import re
+from pathlib import Path
+
+import pandas as pd
+
+from xraycomp.console.errors import UserError, listing
+from xraycomp.data.competition import Competition
+
+log = logging.getLogger(__name__)
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
+COLUMNS = ["image", "path", "label", "patient", "split"]
+
+
+def build_manifest(competition: Competition, root: Path) -> pd.DataFrame:
+    """List every training and test image.
+
+    Returns a table with the columns ``image`` (unique id: the path below the images folder,
+    without its suffix), ``path`` (relative to ``root``), ``label`` (class name, empty for test
+    images), ``patient`` (empty where unknown) and ``split`` (``train`` or ``test``), training
+    images first, each part in natural order (``test_2`` before ``test_10``).
+
+    Raises ``UserError`` for missing or empty folders, a class without a folder or images, a
+    folder without a class, labels outside the list, table rows without an image, images that
+    carry no patient, and duplicate ids.
+    """
+    if competition.train.labels == "folders":
+        train = _from_folders(competition, root)
+    else:
+        train = _from_table(competition, root)
+    train["split"] = "train"
+    if competition.patient_pattern:
+        train["patient"] = _match_patients(train["path"], competition)
+    parts = [train]
+    if competition.test:
+        files = _image_files(root, competition.test)
+        test = _rows(root, files)
+        test["split"] = "test"
+        parts.append(test)
+    for part in parts:
+        repeated = part["image"][part["image"].duplicated()]
+        if len(repeated):
+            raise UserError(
+                f"{len(repeated):,} image ids of {competition.slug} stand for more than one file "
+                f"({listing(list(repeated))}). Remove the copies."
+            )
+    manifest = pd.concat(parts, ignore_index=True)
+    return manifest.reindex(columns=COLUMNS).fillna("")
+
+
+def visible_folders(folder: Path) -> list[Path]:
+    """The subfolders of ``folder`` that are neither hidden nor still being written."""
+    if not folder.is_dir():
+        return []
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.is_dir() and not path.name.startswith((".", "__MACOSX")) and path.suffix != ".tmp"
+    )
+
+
+def find_images(folder: Path) -> list[Path]:
+    """All image files (by suffix) at and below ``folder``, in natural order; hidden ones not."""
+    if not folder.is_dir():
+        return []
+    files = [path for path in folder.rglob("*") if not path.name.startswith(".") and path.is_file()]
+    images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    if len(images) < len(files):
+        others = [path.name for path in files if path.suffix.lower() not in IMAGE_SUFFIXES]
+        log.info(
+            "Ignored %d files in %s that are not images: %s.", len(others), folder, listing(others)
+        )
+    return sorted(images, key=lambda path: _natural(path.as_posix()))
+
+
+def _natural(text: str) -> list[tuple[int, str]]:
+    return [
+        (int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", text)
+    ]
+
+
+def _image_files(root: Path, pattern: str) -> list[tuple[Path, Path]]:
+    """(images folder, file) of every image below the folders that ``pattern`` names."""
+    folders = sorted(path for path in root.glob(pattern) if path.is_dir())
+    if not folders:
+        seen = [path.name for path in visible_folders(root)]
+        raise UserError(
+            f"There is no folder {pattern} in {root} (folders there: {listing(seen) or 'none'}). "
+            "Check --data and the competition's TOML."
+        )
+    files = [(folder, path) for folder in folders for path in find_images(folder)]
+    if not files:
+        raise UserError(f"There are no images in {root / pattern}. Check --data.")
+    return files
+
+
+def _rows(root: Path, files: list[tuple[Path, Path]]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "image": [
+                path.relative_to(folder).with_suffix("").as_posix() for folder, path in files
+            ],
+            "path": [path.relative_to(root).as_posix() for _, path in files],
+        },
+        dtype=object,
+    )
+
+
+def _from_folders(competition: Competition, root: Path) -> pd.DataFrame:
+    files = _image_files(root, competition.train.images)
+    folders = {
+        child.name
+        for parent in root.glob(competition.train.images)
+        for child in visible_folders(parent)
+    }
+    if unknown := sorted(folders - set(competition.classes)):
+        raise UserError(
+            f"{root / competition.train.images} holds folders that are no class of "
+            f"{competition.slug}: {listing(unknown)}. Classes: {listing(competition.classes, 20)}."
+        )
+    rows = _rows(root, files)
+    rows["label"] = [path.relative_to(folder).parts[0] for folder, path in files]
+    loose = rows["path"][~rows["label"].isin(competition.classes)]
+    if len(loose):
+        raise UserError(
+            f"{len(loose):,} images lie beside the class folders and have no label: "
+            f"{listing(list(loose))}."
+        )
+    if empty := [name for name in competition.classes if name not in set(rows["label"])]:
+        missing = [name for name in empty if name not in folders]
+        what = f"no folder for {listing(missing)}" if missing else f"no images of {listing(empty)}"
+        raise UserError(
+            f"{root / competition.train.images} has {what}, a class of {competition.slug}."
+        )
+    return rows
+
+
+def _from_table(competition: Competition, root: Path) -> pd.DataFrame:
+    train = competition.train
+    table_path = root / train.labels
+    try:
+        table = pd.read_csv(table_path, dtype=str, keep_default_na=False)
+    except FileNotFoundError:
+        raise UserError(f"There is no label table {table_path}. Check --data.") from None
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise UserError(f"{table_path} is not a readable CSV table: {error}.") from error
+    needed = [train.image_column, train.label_column]
+    needed += [competition.patient_column] if competition.patient_column else []
+    if missing := [column for column in needed if column not in table.columns]:
+        raise UserError(
+            f"{table_path} has no column {listing(missing)} (columns: {listing(list(table.columns), 12)})."
+        )
+    names = table[train.image_column].astype(object)
+    repeated = names[names.duplicated()]
+    if len(repeated):
+        raise UserError(
+            f"{table_path} names {len(repeated):,} images twice: {listing(list(repeated))}."
+        )
+    labels = table[train.label_column].astype(object)
+    wrong = ~labels.isin(competition.classes)
+    if wrong.any():
+        line = int(wrong.to_numpy().argmax())
+        raise UserError(
+            f"{table_path}, line {line + 2}: the label {labels.iloc[line]!r} of {names.iloc[line]} is "
+            f"not a class of {competition.slug} ({listing(competition.classes, 20)})."
+        )
+    rows = _rows(root, _image_files(root, train.images))
+    by_name = {Path(path).name: row for row, path in enumerate(rows["path"])}
+    by_stem = {Path(path).stem: row for row, path in enumerate(rows["path"])}
+    positions = [by_name.get(name, by_stem.get(name, -1)) for name in names]
+    if lost := [name for name, row in zip(names, positions, strict=True) if row < 0]:
+        raise UserError(
+            f"{len(lost):,} images of {table_path} have no file in {root / train.images}: "
+            f"{listing(lost)}."
+        )
+    if len(rows) > len(table):
+        log.info(
+            "%s images have no row in %s and are left out.",
+            f"{len(rows) - len(table):,}",
+            table_path,
+        )
+    labelled = rows.iloc[positions].reset_index(drop=True)
+    labelled["label"] = labels
+    if competition.patient_column:
+        labelled["patient"] = table[competition.patient_column].astype(object)
+    absent = [name for name in competition.classes if name not in set(labels)]
+    if absent:
+        raise UserError(
+            f"{table_path} has no image of {listing(absent)}, a class of {competition.slug}."
+        )
+    return labelled
+
+
+def _match_patients(paths: pd.Series, competition: Competition) -> list[str]:
+    pattern = re.compile(competition.patient_pattern)
+    matches = [pattern.search(Path(path).name) for path in paths]
+    if lost := [path for path, match in zip(paths, matches, strict=True) if match is None]:
+        raise UserError(
+            f"patient.pattern of {competition.slug} finds no patient in {len(lost):,} file names: "
+            f"{listing(lost)}."
+        )
+    return [match.group(1) for match in matches if match is not None]

@@ -1,0 +1,51 @@
+"""Probability tables: the joint between training, ensembles, evaluation and submission."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from xraycomp.console.errors import UserError, listing
+
+ID = "image"
+
+
+def probability_table(
+    images: list[str], probs: NDArray[np.floating], classes: tuple[str, ...]
+) -> pd.DataFrame:
+    """A table with the column ``image`` and one column a class.
+
+    ``probs`` has the shape (n_images, n_classes) and values in 0..1.
+    """
+    table = pd.DataFrame(np.asarray(probs, dtype=np.float64), columns=list(classes))
+    table.insert(0, ID, images)
+    return table
+
+
+def read_predictions(path: Path, classes: tuple[str, ...]) -> pd.DataFrame:
+    """Read a probability table: the columns ``image`` and ``classes``, others dropped.
+
+    Raises ``UserError`` for a missing file or column, duplicate ids, and values that are no number
+    in 0..1.
+    """
+    if not path.is_file():
+        raise UserError(f"There is no prediction table {path}. Check the path.")
+    try:
+        table = pd.read_csv(path, dtype={ID: str})
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not a readable CSV table: {error}.") from error
+    if missing := [name for name in (ID, *classes) if name not in table.columns]:
+        raise UserError(f"{path} has no column {listing(missing)}.")
+    repeated = table[ID][table[ID].duplicated()]
+    if len(repeated):
+        raise UserError(f"{path} holds {len(repeated):,} images twice: {listing(list(repeated))}.")
+    columns = list(classes)
+    probs = table[columns].apply(pd.to_numeric, errors="coerce")
+    wrong = ~((probs >= 0) & (probs <= 1)).all(axis=1)
+    if wrong.any():
+        raise UserError(
+            f"{path} holds {int(wrong.sum()):,} rows whose values are not probabilities in 0..1, "
+            f"the first for {table[ID][wrong].iloc[0]}."
+        )
+    return pd.concat([table[ID], probs], axis=1)

@@ -1,0 +1,185 @@
+"""The training configuration: everything that decides a run, in one frozen dataclass."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from xraycomp.console.errors import UserError
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train on a competition: data, split, training, metrics, predictions and submission."""
+
+    competition: str | None = None
+    """Built-in slug or path of a TOML file. Default: what lies in the data folder, else phantom."""
+    data: Path | None = None
+    """The competition's zip or extracted folder, wherever it is; nothing is written into it."""
+    name: str | None = None
+    """Name of the run folder. Default: competition, architecture and time."""
+    resume: Path | None = None
+    """Run folder to continue with its own settings (only --time-limit, --device and --workers may
+    be given along)."""
+    overwrite: bool = False
+    """Replace the run folder if it exists."""
+
+    arch: str = "resnet18"
+    """Any torchvision classifier, or timm:<name>."""
+    weights: str = "none"
+    """none, imagenet, or the path of a .pth, .pt or .safetensors file."""
+    image_size: int = 224
+    """Side of the square that the network sees, in pixels."""
+    resize_size: int | None = None
+    """Side to which images are resized before the crop, in pixels. Default: image_size * 8/7."""
+    epochs: int = 10
+    """Passes over the training set."""
+    batch_size: int = 32
+    """Images a step of the network."""
+    accumulate: int = 1
+    """Steps whose gradients are averaged before the optimizer moves."""
+
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    """SGD has momentum; AdamW decays weights apart from the gradient."""
+    lr: float = 0.02
+    """Highest learning rate."""
+    momentum: float = 0.9
+    """Momentum of SGD."""
+    weight_decay: float = 5e-4
+    """Weight decay; never on norms and biases."""
+    schedule: Literal["cosine", "onecycle", "step", "constant"] = "cosine"
+    """Course of the learning rate; step divides it by 10 at a half and at three quarters."""
+    warmup_epochs: float = 1.0
+    """Epochs of linear warm-up (cosine, step, constant)."""
+    label_smoothing: float = 0.05
+    """Share of each label given to all classes."""
+    class_weights: bool = False
+    """Weight the loss by inverse class frequency (in place of --weighted-sampling, as a rule)."""
+    weighted_sampling: bool = True
+    """Draw training images so that all classes come equally often."""
+    clip_grad: float = 5.0
+    """Largest gradient norm; 0 does not clip."""
+    ema_decay: float = 0.0
+    """Decay a step of the averaged weights that are judged and kept; 0 averages nothing."""
+    patience: int = 0
+    """Stop after this many epochs without a better score; 0 never does."""
+    monitor: Literal["val_macro_f1", "val_auroc", "val_accuracy", "val_loss"] = "val_macro_f1"
+    """The score that chooses the best epoch."""
+
+    flip: bool = True
+    """Mirror half of the training images."""
+    rotation: float = 7.0
+    """Rotate training images by up to this many degrees."""
+    scale: float = 0.1
+    """Zoom training images in or out by up to this fraction."""
+    shift: float = 0.0
+    """Shift training images by up to this fraction of the side, beyond the random crop."""
+    random_crop: bool = True
+    """Crop training images at random places; else at the centre, as in evaluation."""
+    brightness: float = 0.1
+    """Add up to this much to training images in 0..1."""
+    contrast: float = 0.1
+    """Change the contrast of training images by up to this fraction."""
+    erasing: float = 0.0
+    """Probability of blanking a random rectangle of a training image."""
+    mixup: float = 0.0
+    """Alpha of mixup; 0 mixes nothing."""
+
+    val_fraction: float = 0.1
+    """Share of the labelled images kept for validation."""
+    folds: int = 0
+    """Cut into this many folds instead, and validate on --fold."""
+    fold: int = 0
+    """The fold to validate on."""
+    keep_duplicates_together: bool = True
+    """Keep copies of one image, exact or near, on one side of the split."""
+    skip_broken: bool = False
+    """Leave out training images that do not decode, instead of stopping."""
+    seed: int = 0
+    """Seed of split, sampling, augmentation and initial weights."""
+    tta: bool = False
+    """Average the predictions of the test set over each image and its mirror image."""
+
+    time_limit: float | None = None
+    """Minutes after which to stop cleanly, with predictions and submission, able to resume."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:1."""
+    workers: int | None = None
+    """Threads that decode images. Default: all CPUs."""
+    data_dir: Path = Path("data")
+    """Folder for unpacked data and caches."""
+    runs_dir: Path = Path("runs")
+    """Folder for run folders."""
+    submissions_dir: Path = Path("submissions")
+    """Folder for checked submissions."""
+
+    def __post_init__(self) -> None:
+        """Raise ``UserError`` for values outside their range."""
+        for name in ("image_size", "epochs", "batch_size", "accumulate"):
+            self._check(name, getattr(self, name) >= 1, "at least 1")
+        for name in ("lr", "momentum", "weight_decay", "warmup_epochs", "clip_grad", "mixup"):
+            self._check(name, getattr(self, name) >= 0, "0 or more")
+        for name in ("label_smoothing", "ema_decay", "scale", "shift", "brightness", "contrast"):
+            self._check(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
+        self._check("erasing", 0 <= self.erasing <= 1, "a probability from 0 to 1")
+        self._check("seed", self.seed >= 0, "0 or more")
+        if self.resize_size is not None:
+            self._check("resize_size", self.resize_size >= self.image_size, "image_size or more")
+        if self.time_limit is not None:
+            self._check("time_limit", self.time_limit > 0, "more than 0 minutes")
+        if self.workers is not None:
+            self._check("workers", self.workers >= 1, "at least 1")
+
+    def _check(self, name: str, holds: bool, what: str) -> None:
+        if not holds:
+            flag = name.replace("_", "-")
+            raise UserError(f"--{flag} is {getattr(self, name)}; it must be {what}.")
+
+    @property
+    def cache_size(self) -> int:
+        """Side of the cached images in pixels: what evaluation resizes to before its crop."""
+        return self.resize_size or round(self.image_size * 8 / 7)
+
+    @classmethod
+    def from_recipe(cls, recipe: Mapping[str, Any], where: str, **given: Any) -> Self:
+        """The defaults, over them a competition's ``recipe``, over that the ``given`` fields.
+
+        Raises ``UserError`` where the recipe names an unknown field or a value of another type.
+        """
+        return cls(**{**cls.check_recipe(recipe, where), **given})
+
+    @classmethod
+    def check_recipe(cls, recipe: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """Return ``recipe`` as fields of the configuration, or raise ``UserError``."""
+        defaults = {field.name: field.default for field in dataclasses.fields(cls)}
+        for name, value in recipe.items():
+            if name not in defaults:
+                close = get_close_matches(name, defaults, n=1)
+                hint = f"; did you mean {close[0]}" if close else ""
+                raise UserError(f"{where}: unknown key recipe.{name}{hint}.")
+            default = defaults[name]
+            number = isinstance(default, float) and type(value) is int
+            if default is not None and not number and type(value) is not type(default):
+                kind = type(default).__name__
+                raise UserError(f"{where}: recipe.{name} is {value!r} but must be a {kind}.")
+        return dict(recipe)
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON values; ``from_json`` reads them back."""
+        return {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in dataclasses.asdict(self).items()
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Read the fields back from what ``to_json`` gave."""
+        paths = {"data", "resume", "data_dir", "runs_dir", "submissions_dir"}
+        return cls(
+            **{
+                name: Path(value) if name in paths and value is not None else value
+                for name, value in values.items()
+            }
+        )

@@ -1,0 +1,374 @@
+"""The training loop: one way through it for every network, device and interruption."""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
+
+from xraycomp.console.errors import Stopped, UserError
+from xraycomp.console.signals import StopRequest
+from xraycomp.data.batches import ImageSet, balanced_weights, epoch_order, whole_batches
+from xraycomp.model.augment import mix, prepare
+from xraycomp.model.config import TrainConfig
+from xraycomp.model.inference import autocast_dtype, predict_probs
+from xraycomp.model.losses import cross_entropy, inverse_frequency_weights
+from xraycomp.model.optimize import create_optimizer, create_scheduler
+from xraycomp.model.run import RunFolder, save_checkpoint
+from xraycomp.model.stem import GrayModel
+
+log = logging.getLogger(__name__)
+
+Score = Callable[[NDArray[np.int64], NDArray[np.float64]], dict[str, float]]
+"""Labels (n,) and probabilities (n, n_classes) to the val_* columns of ``metrics.csv``."""
+
+_STEPS_BETWEEN_CHECKS = 16  # reading the loss makes a GPU wait, so it is not done every step
+_SECONDS_TO_WRITE = 10.0  # kept back before a deadline for plots and files
+
+
+@dataclass
+class Progress:
+    """How far the current epoch has come; kept in the checkpoint to go on in its middle."""
+
+    step: int = 0
+    loss_sum: float = 0.0
+    seconds: float = 0.0
+    data_seconds: float = 0.0
+
+
+@dataclass
+class TrainState:
+    """Everything that changes while training."""
+
+    model: GrayModel
+    optimizer: Optimizer
+    scheduler: LRScheduler
+    scaler: torch.amp.GradScaler
+    ema: AveragedModel | None
+    epoch: int = 0
+    best: float = -float("inf")
+    best_epoch: int = -1
+    progress: Progress = field(default_factory=Progress)
+
+    @property
+    def judged(self) -> GrayModel:
+        """The network that is validated and kept: the averaged one if there is one."""
+        return self.ema.module if self.ema else self.model
+
+
+def start_state(
+    model: GrayModel, n_train: int, config: TrainConfig, device: torch.device
+) -> TrainState:
+    """Put the network on the device and make what trains it.
+
+    Raises ``UserError`` where the training set does not fill one step.
+    """
+    steps = n_train // (config.batch_size * config.accumulate)
+    if steps == 0:
+        raise UserError(
+            f"--batch-size {config.batch_size} (times --accumulate {config.accumulate}) is larger "
+            f"than the training set of {n_train:,} images. Choose a smaller one."
+        )
+    model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = create_optimizer(model, config)
+    average = get_ema_multi_avg_fn(config.ema_decay)
+    return TrainState(
+        model=model,
+        optimizer=optimizer,
+        scheduler=create_scheduler(optimizer, config, steps),
+        scaler=torch.amp.GradScaler(device.type, enabled=autocast_dtype(device) == torch.float16),
+        ema=AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+        if config.ema_decay
+        else None,
+    )
+
+
+def restore_state(state: TrainState, checkpoint: dict[str, Any], where: str) -> None:
+    """Put a checkpoint's values into ``state``. Raises ``UserError`` where they do not fit."""
+    try:
+        state.model.load_state_dict(checkpoint["model"])
+        state.optimizer.load_state_dict(checkpoint["optimizer"])
+        state.scheduler.load_state_dict(checkpoint["scheduler"])
+        state.scaler.load_state_dict(checkpoint["scaler"])
+        if state.ema:
+            state.ema.load_state_dict(checkpoint["ema"])
+        state.epoch = checkpoint["epoch"]
+        state.best, state.best_epoch = checkpoint["best"], checkpoint["best_epoch"]
+        state.progress = Progress(**checkpoint["progress"])
+        torch.set_rng_state(checkpoint["rng"]["cpu"])
+        if torch.cuda.is_available() and checkpoint["rng"]["cuda"]:
+            torch.cuda.set_rng_state_all(checkpoint["rng"]["cuda"])
+    except (KeyError, RuntimeError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{where} is a checkpoint of another model or configuration and cannot be continued "
+            "with this one. Train anew."
+        ) from error
+
+
+def fit(
+    state: TrainState,
+    train: ImageSet,
+    val: ImageSet,
+    classes: tuple[str, ...],
+    config: TrainConfig,
+    run: RunFolder,
+    score: Score,
+    *,
+    deadline: float | None = None,
+    images_after: int = 0,
+) -> bool:
+    """Train to the end of ``config.epochs``, keeping ``best.pt`` and ``checkpoint.pt`` in ``run``.
+
+    Parameters
+    ----------
+    state : what to go on from; changed in place
+    train, val : the images to learn from and to judge by
+    classes : class names in index order, kept with the weights
+    score : judges one epoch on the validation set
+    deadline : ``time.monotonic()`` at which everything has to be done, predictions included
+    images_after : how many images will be predicted after training
+
+    Returns
+    -------
+    True if training came to its end, False if the deadline cut it short; then ``best.pt`` is
+    there all the same.
+
+    Raises
+    ------
+    Stopped : after Ctrl-C or SIGTERM, with everything saved
+    UserError : if the loss is no longer a finite number
+    """
+    loop = _Loop(state, train, val, classes, config, run, score)
+    with StopRequest() as stop:
+        while state.epoch < config.epochs:
+            if config.patience and state.epoch - state.best_epoch > config.patience:
+                log.info("No better score for %d epochs: stopping early.", config.patience)
+                break
+            if not loop.train_epoch(stop, deadline, images_after):
+                loop.save()
+                where = f"in epoch {state.epoch + 1} after {state.progress.step} steps"
+                again = f"python -m xraycomp.train --resume {run.path}"
+                if stop.signal_number:
+                    raise Stopped(f"Stopped {where}. Go on with: {again}", stop.signal_number)
+                log.info("Time limit reached %s. Go on later with: %s", where, again)
+                if not run.best.is_file():
+                    loop.save_best()
+                return False
+            loop.finish_epoch()
+    return True
+
+
+@dataclass
+class _Loop:
+    """One call of ``fit``: its arguments, and what is worked out from them once."""
+
+    state: TrainState
+    train: ImageSet
+    val: ImageSet
+    classes: tuple[str, ...]
+    config: TrainConfig
+    run: RunFolder
+    score: Score
+
+    def __post_init__(self) -> None:
+        self.device = next(self.state.model.parameters()).device
+        self.dtype = autocast_dtype(self.device)
+        self.weights = (
+            balanced_weights(self.train.labels) if self.config.weighted_sampling else None
+        )
+        self.targets = torch.eye(len(self.classes), device=self.device)[
+            torch.from_numpy(self.train.labels).to(self.device)
+        ]
+        self.class_weights: Tensor | None = None
+        if self.config.class_weights:
+            self.class_weights = inverse_frequency_weights(self.targets.sum(dim=0))
+        # Before the first validation: a guess, three times as fast as training.
+        self.predict_seconds_per_image: float | None = None
+
+    def train_epoch(self, stop: StopRequest, deadline: float | None, images_after: int) -> bool:
+        """Train to the end of the epoch; False if stopped before."""
+        state, config = self.state, self.config
+        progress = state.progress
+        order = epoch_order(len(self.train), self.weights, config.seed, state.epoch)
+        per_step = config.batch_size * config.accumulate
+        steps = len(order) // per_step
+        began, already = time.monotonic(), progress.seconds
+        pending: list[Tensor] = []
+        state.model.train()
+        with tqdm(
+            total=steps * per_step,
+            initial=progress.step * per_step,
+            unit="img",
+            desc=f"Epoch {state.epoch + 1}/{config.epochs}",
+            leave=False,
+        ) as bar:
+            for positions in whole_batches(order, per_step, start=progress.step):
+                pending.append(self._step(positions))
+                progress.step += 1
+                progress.seconds = already + time.monotonic() - began
+                bar.update(per_step)
+                stopping = bool(stop.signal_number) or self._must_stop(deadline, images_after)
+                last = progress.step == steps
+                if stopping or last or len(pending) == _STEPS_BETWEEN_CHECKS:
+                    self._check_losses(pending)
+                    bar.set_postfix(loss=f"{progress.loss_sum / progress.step:.4f}")
+                if stopping and not last:
+                    return False
+        progress.seconds = already + time.monotonic() - began
+        return True
+
+    def _step(self, positions: NDArray[np.int64]) -> Tensor:
+        """One optimizer step on the training images at ``positions``; returns the mean loss."""
+        state, config = self.state, self.config
+        losses = []
+        for part, batch in enumerate(whole_batches(positions, config.batch_size)):
+            began = time.monotonic()
+            block = torch.from_numpy(self.train.cache.gather(self.train.rows[batch]))
+            block = block.to(self.device, non_blocking=True)
+            state.progress.data_seconds += time.monotonic() - began
+            # Seeded by its place in the run: a resumed run draws what an uninterrupted one does.
+            generator = np.random.default_rng([config.seed, state.epoch, state.progress.step, part])
+            images = prepare(block, config, state.model.mean, state.model.std, generator)
+            targets = self.targets[torch.from_numpy(batch).to(self.device)]
+            if config.mixup:
+                images, targets = mix(images, targets, config.mixup, generator)
+            images = images.contiguous(memory_format=torch.channels_last)
+            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+                logits = state.model(images)
+            loss = cross_entropy(logits, targets, config.label_smoothing, self.class_weights)
+            state.scaler.scale(loss / config.accumulate).backward()
+            losses.append(loss.detach())
+        if config.clip_grad:
+            state.scaler.unscale_(state.optimizer)
+            nn.utils.clip_grad_norm_(state.model.parameters(), config.clip_grad)
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        state.optimizer.zero_grad(set_to_none=True)
+        state.scheduler.step()
+        if state.ema:
+            state.ema.update_parameters(state.model)
+        return torch.stack(losses).mean()
+
+    def _check_losses(self, pending: list[Tensor]) -> None:
+        for loss in torch.stack(pending).tolist():
+            if not np.isfinite(loss):
+                kept = (
+                    f"The last good checkpoint is {self.run.checkpoint}"
+                    if self.run.checkpoint.is_file()
+                    else "No checkpoint had been saved yet"
+                )
+                raise UserError(
+                    f"The loss became {loss} in epoch {self.state.epoch + 1}. {kept}; try a lower "
+                    f"--lr than {self.config.lr:g}."
+                )
+            self.state.progress.loss_sum += loss
+        pending.clear()
+
+    def _must_stop(self, deadline: float | None, images_after: int) -> bool:
+        if deadline is None:
+            return False
+        progress, config = self.state.progress, self.config
+        if self.predict_seconds_per_image is None:
+            shown = progress.step * config.batch_size * config.accumulate
+            seconds_per_image = progress.seconds / shown / 3
+        else:
+            seconds_per_image = self.predict_seconds_per_image
+        to_predict = images_after * (2 if config.tta else 1) + 2 * len(self.val)
+        return time.monotonic() + to_predict * seconds_per_image + _SECONDS_TO_WRITE > deadline
+
+    def finish_epoch(self) -> None:
+        """Validate, write the epoch's row, keep the best weights, save the checkpoint."""
+        state, config, progress = self.state, self.config, self.state.progress
+        lr = state.optimizer.param_groups[0]["lr"]
+        scores = self.validate()
+        shown = progress.step * config.batch_size * config.accumulate
+        row = {
+            "epoch": state.epoch + 1,
+            "seconds": round(progress.seconds, 3),
+            "data_seconds": round(progress.data_seconds, 3),
+            "images_per_second": round(shown / progress.seconds, 2),
+            "lr": lr,
+            "train_loss": progress.loss_sum / progress.step,
+            **scores,
+        }
+        self.run.write_epoch(row)
+        value = -scores["val_loss"] if config.monitor == "val_loss" else scores[config.monitor]
+        if value > state.best:
+            state.best, state.best_epoch = value, state.epoch
+            self.save_best()
+        log.info(
+            "Epoch %d/%d: train loss %.4f, val loss %.4f, accuracy %.4f, macro F1 %.4f, AUROC %.4f%s"
+            " (%.1f s, %.0f img/s)",
+            state.epoch + 1,
+            config.epochs,
+            row["train_loss"],
+            scores["val_loss"],
+            scores["val_accuracy"],
+            scores["val_macro_f1"],
+            scores["val_auroc"],
+            " *" if state.best_epoch == state.epoch else "",
+            progress.seconds,
+            row["images_per_second"],
+        )
+        state.epoch += 1
+        state.progress = Progress()
+        self.save()
+
+    def validate(self) -> dict[str, float]:
+        """The val_* columns for the network that is judged."""
+        began = time.monotonic()
+        probs = predict_probs(
+            self.state.judged,
+            self.val.cache,
+            self.val.rows,
+            self.config,
+            self.device,
+            desc="Validate",
+        )
+        self.predict_seconds_per_image = (time.monotonic() - began) / len(self.val)
+        true = probs[np.arange(len(probs)), self.val.labels]
+        val_loss = float(-np.log(np.maximum(true, np.finfo(float).tiny)).mean())
+        return {"val_loss": val_loss, **self.score(self.val.labels, probs)}
+
+    def save_best(self) -> None:
+        """Write ``best.pt``: the judged weights and what is needed to use them."""
+        judged = self.state.judged
+        content = {
+            "model": judged.state_dict(),
+            "mean": judged.mean,
+            "std": judged.std,
+            "classes": list(self.classes),
+            "config": self.config.to_json(),
+            "epoch": self.state.epoch + 1,
+        }
+        save_checkpoint(self.run.best, content)
+
+    def save(self) -> None:
+        """Write ``checkpoint.pt``: everything that is needed to go on."""
+        state = self.state
+        content = {
+            "model": state.model.state_dict(),
+            "mean": state.model.mean,
+            "std": state.model.std,
+            "optimizer": state.optimizer.state_dict(),
+            "scheduler": state.scheduler.state_dict(),
+            "scaler": state.scaler.state_dict(),
+            "ema": state.ema.state_dict() if state.ema else None,
+            "epoch": state.epoch,
+            "progress": vars(state.progress),
+            "best": state.best,
+            "best_epoch": state.best_epoch,
+            "rng": {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()},
+            "classes": list(self.classes),
+            "config": self.config.to_json(),
+        }
+        save_checkpoint(self.run.checkpoint, content)

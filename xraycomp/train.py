@@ -1,0 +1,241 @@
+"""python -m xraycomp.train: from a competition's files to a judged run and a submission."""
+
+import contextlib
+import dataclasses
+import logging
+import time
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+
+from xraycomp.console.command import parse_flags, run_command
+from xraycomp.console.errors import UserError
+from xraycomp.data.competition import load_competition
+from xraycomp.data.dataset import Dataset, load_dataset
+from xraycomp.data.duplicates import copy_groups, count_copies, describe_copies, find_copies
+from xraycomp.data.files import write_csv
+from xraycomp.data.manifest import build_manifest
+from xraycomp.data.predictions import probability_table
+from xraycomp.data.source import DEFAULT_DRAWN, Source, choose_competition, open_source
+from xraycomp.data.split import split_manifest
+from xraycomp.data.submission import expected_ids, write_submission
+from xraycomp.model.config import TrainConfig
+from xraycomp.model.engine import fit, restore_state, start_state
+from xraycomp.model.inference import choose_device, load_best, predict_probs
+from xraycomp.model.run import RunFolder, default_name, read_checkpoint
+from xraycomp.model.zoo import check_input_size, create_model
+from xraycomp.remote.credentials import credential_sources
+from xraycomp.report.metrics import epoch_scores
+from xraycomp.report.results import PHANTOMS, write_results
+from xraycomp.report.table import format_table
+
+log = logging.getLogger(__name__)
+
+PROG = "python -m xraycomp.train"
+RESUMABLE = {"time_limit", "device", "workers"}
+
+
+def train(config: TrainConfig) -> RunFolder:
+    """Do the whole job that ``config`` describes and return the run folder.
+
+    Raises ``UserError`` for everything that the user can mend, ``Stopped`` when interrupted.
+    """
+    deadline = None if config.time_limit is None else time.monotonic() + 60 * config.time_limit
+    device = choose_device(config.device)
+    name = choose_competition(config.competition, config.data, config.data_dir)
+    if config.competition is None and config.data is None and name == DEFAULT_DRAWN:
+        log.info(_why_drawn(config))
+    config = dataclasses.replace(config, competition=name)
+    source = open_source(name, config.data, config.data_dir)
+    if config.resume:
+        run = RunFolder.open(config.resume)
+        dataset = _load(run.manifest(), source, config)
+    else:
+        run_name = config.name or default_name(source.competition, config)
+        run = RunFolder.create(config.runs_dir / run_name, overwrite=config.overwrite)
+        try:
+            dataset = _prepare(source, config, run)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                run.path.rmdir()  # only if nothing is in it yet
+            raise
+    handler = run.log_to_file()
+    try:
+        _fit(config, run, dataset, device, deadline)
+        _finish(config, run, source, dataset, device)
+    finally:
+        logging.getLogger("xraycomp").removeHandler(handler)
+        handler.close()
+    return run
+
+
+def _why_drawn(config: TrainConfig) -> str:
+    found = credential_sources()
+    if found:
+        return (
+            f"No competition in {config.data_dir}/ (Kaggle credentials found: {found[0]}; fetch one "
+            f"with: kaggle competitions download -c acse4-ml-2020 -p {config.data_dir}): using the "
+            f"embedded {DEFAULT_DRAWN} competition ({PHANTOMS})."
+        )
+    return (
+        f"No competition in {config.data_dir}/ and no Kaggle credentials: using the embedded "
+        f"{DEFAULT_DRAWN} competition ({PHANTOMS})."
+    )
+
+
+def _load(manifest: pd.DataFrame, source: Source, config: TrainConfig) -> Dataset:
+    return load_dataset(
+        manifest,
+        source.root,
+        source.competition.classes,
+        config.data_dir / source.competition.slug / "cache",
+        config.cache_size,
+        workers=config.workers,
+        skip_broken=config.skip_broken,
+    )
+
+
+def _prepare(source: Source, config: TrainConfig, run: RunFolder) -> Dataset:
+    """List, decode, look for copies, split; leave the run's setup in its folder."""
+    competition = source.competition
+    if competition.task == "multilabel":
+        raise UserError(
+            f"{competition.slug} is a multilabel competition; this version trains multiclass and "
+            "binary ones."
+        )
+    dataset = _load(build_manifest(competition, source.root), source, config)
+    copies = find_copies(dataset.cache)
+    groups = copy_groups(copies, len(dataset.manifest)) if config.keep_duplicates_together else None
+    manifest = dataset.manifest.assign(
+        split=split_manifest(
+            dataset.manifest,
+            competition.classes,
+            val_fraction=config.val_fraction,
+            folds=config.folds,
+            fold=config.fold,
+            seed=config.seed,
+            same_side=groups,
+        )
+    )
+    described = describe_copies(copies, manifest)
+    log.info(
+        "%s: %s.",
+        competition.title,
+        ", ".join(
+            f"{count:,} {split}" for split, count in manifest["split"].value_counts().items()
+        ),
+    )
+    log.info(count_copies(described))
+    write_csv(run.path / "duplicates.csv", described)
+    run.write_setup(config, competition, manifest)
+    return dataclasses.replace(dataset, manifest=manifest)
+
+
+def _fit(
+    config: TrainConfig,
+    run: RunFolder,
+    dataset: Dataset,
+    device: torch.device,
+    deadline: float | None,
+) -> None:
+    train_set, val_set = dataset.split("train"), dataset.split("val")
+    torch.manual_seed(config.seed)
+    # A run that was stopped before its first checkpoint starts again.
+    checkpoint = read_checkpoint(run.checkpoint) if run.checkpoint.is_file() else None
+    weights = str(run.checkpoint) if checkpoint else config.weights
+    model = create_model(config.arch, len(dataset.classes), weights)
+    check_input_size(model, config.image_size)
+    state = start_state(model, len(train_set), config, device)
+    if checkpoint:
+        restore_state(state, checkpoint, str(run.checkpoint))
+        log.info(
+            "Continuing %s at epoch %d, step %d.", run.path, state.epoch + 1, state.progress.step
+        )
+    log.info(
+        "Training %s on %s images of %d px on %s, judged on %s.",
+        config.arch,
+        f"{len(train_set):,}",
+        config.image_size,
+        device,
+        f"{len(val_set):,}",
+    )
+    n_test = len(dataset.ids("test"))
+    fit(
+        state,
+        train_set,
+        val_set,
+        dataset.classes,
+        config,
+        run,
+        epoch_scores,
+        deadline=deadline,
+        images_after=n_test,
+    )
+
+
+def _finish(
+    config: TrainConfig, run: RunFolder, source: Source, dataset: Dataset, device: torch.device
+) -> None:
+    """Judge the best weights on the validation set; predict and submit the test set."""
+    competition = source.competition
+    model = load_best(run.best, dataset.classes, config).to(
+        device=device, memory_format=torch.channels_last
+    )
+    val = dataset.split("val")
+    probs = predict_probs(model, val.cache, val.rows, config, device, tta=config.tta)
+    write_csv(
+        run.predictions_path("val"), probability_table(dataset.ids("val"), probs, dataset.classes)
+    )
+    report = write_results(run.path, competition, val.labels, probs, "validation split")
+    log.info("\n%s\n", format_table(report))
+    files = ["config.json", "metrics.json", "roc.png", "confusion.png", "predictions/val.csv"]
+    if competition.submission:
+        test = dataset.split("test")
+        probs = predict_probs(
+            model, test.cache, test.rows, config, device, tta=config.tta, desc="Predict test"
+        )
+        table = probability_table(dataset.ids("test"), probs, dataset.classes)
+        write_csv(run.predictions_path("test"), table)
+        ids = expected_ids(competition, source.root)
+        submission = config.submissions_dir / f"{run.name}.csv"
+        for path in (run.path / "submission.csv", submission):
+            write_submission(path, competition, table, ids)
+        files += ["predictions/test.csv", "submission.csv"]
+        log.info("Checked submission of %s rows: %s", f"{len(ids):,}", submission)
+    if competition.drawn:
+        log.info("These results are for %s.", PHANTOMS)
+    log.info("Wrote %s: %s.", run.path, ", ".join(files))
+
+
+def main(args: Sequence[str]) -> None:
+    """Read the flags over the competition's recipe, or over a resumed run's own settings."""
+    config = parse_flags(TrainConfig, args, prog=PROG)
+    if config.resume:
+        train(_resumed(args, config))
+        return
+    name = choose_competition(config.competition, config.data, config.data_dir)
+    if name:
+        recipe = load_competition(name).recipe
+        config = parse_flags(
+            TrainConfig, args, prog=PROG, default=TrainConfig.from_recipe(recipe, name)
+        )
+    train(config)
+
+
+def _resumed(args: Sequence[str], config: TrainConfig) -> TrainConfig:
+    assert config.resume is not None
+    saved = dataclasses.replace(RunFolder.open(config.resume).config(), time_limit=None)
+    given = parse_flags(TrainConfig, args, prog=PROG, default=saved)
+    for field in dataclasses.fields(TrainConfig):
+        old, new = getattr(saved, field.name), getattr(given, field.name)
+        if old != new and field.name not in RESUMABLE | {"resume"}:
+            raise UserError(
+                f"{config.resume} was started with {field.name} {old} and cannot go on with {new}. "
+                "Leave the flag out, or train anew."
+            )
+    return given
+
+
+if __name__ == "__main__":
+    run_command(main)
