@@ -74,9 +74,9 @@ def _why_drawn(config: TrainConfig) -> str:
     found = credential_sources()
     if found:
         return (
-            f"No competition in {config.data_dir}/ (Kaggle credentials found: {found[0]}; fetch one "
-            f"with: kaggle competitions download -c acse4-ml-2020 -p {config.data_dir}): using the "
-            f"embedded {DEFAULT_DRAWN} competition ({PHANTOMS})."
+            f"No competition in {config.data_dir}/ (Kaggle credentials found: {found[0]}; fetch "
+            f"one with: kaggle competitions download -c acse4-ml-2020 -p {config.data_dir}): using "
+            f"the embedded {DEFAULT_DRAWN} competition ({PHANTOMS})."
         )
     return (
         f"No competition in {config.data_dir}/ and no Kaggle credentials: using the embedded "
@@ -179,9 +179,8 @@ def _finish(
 ) -> None:
     """Judge the best weights on the validation set; predict and submit the test set."""
     competition = source.competition
-    model = load_best(run.best, dataset.classes, config).to(
-        device=device, memory_format=torch.channels_last
-    )
+    model = load_best(run.best, dataset.classes, config).to(device)
+    model = model.to(memory_format=torch.channels_last)
     val = dataset.split("val")
     probs = predict_probs(model, val.cache, val.rows, config, device, tta=config.tta)
     write_csv(

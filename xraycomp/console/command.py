@@ -20,7 +20,6 @@ def parse_flags(
     args: Sequence[str],
     *,
     prog: str,
-    description: str | None = None,
     default: Config | None = None,
 ) -> Config:
     """Read ``args`` into the frozen dataclass ``config_type``.
@@ -31,12 +30,10 @@ def parse_flags(
     import tyro
 
     said = io.StringIO()
-    defaults = {} if default is None else {"default": default}
+    shown = tyro.MISSING_NONPROP if default is None else default
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(
-                config_type, prog=prog, args=list(args), description=description, **defaults
-            )
+            return tyro.cli(config_type, prog=prog, args=list(args), default=shown)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
@@ -90,9 +87,15 @@ def _fail(message: str, code: int) -> int:
 def _explain(error: OSError) -> str:
     if error.errno in _DISK_FULL:
         where = f" while writing {error.filename}" if error.filename else ""
-        return f"The disk is full or a file-size limit was reached{where}. Free some space, then run the same command again."
+        return (
+            f"The disk is full or a file-size limit was reached{where}. Free some space, then run "
+            "the same command again."
+        )
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:
-        return f"No permission to write or read {error.filename}. Choose another folder or change its permissions."
+        return (
+            f"No permission to write or read {error.filename}. Choose another folder or change its "
+            "permissions."
+        )
     return f"{error.strerror}: {error.filename}."
 
 

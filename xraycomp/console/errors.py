@@ -13,7 +13,7 @@ class UserError(Exception):
     exit_code = 1
 
 
-class Stopped(UserError):
+class Stopped(UserError):  # noqa: N818 - a wish that was carried out, not an error
     """The run was asked to stop (Ctrl-C, SIGTERM) and has saved what is needed to go on.
 
     The exit code is the shell's own for that signal: 128 + its number.

@@ -27,7 +27,8 @@ def balanced_weights(labels: NDArray[np.int64]) -> NDArray[np.float64]:
     """Sampling weights of shape (n_images,), adding up to 1, that draw every class alike."""
     counts = np.bincount(labels)
     weights: NDArray[np.float64] = 1.0 / counts[labels]
-    return weights / weights.sum()
+    weights /= weights.sum()
+    return weights
 
 
 def epoch_order(

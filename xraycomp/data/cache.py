@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from xraycomp.console.errors import UserError
@@ -22,6 +22,9 @@ from xraycomp.data.files import atomic_folder, write_csv, write_json
 log = logging.getLogger(__name__)
 
 THUMBNAIL_SIZE = 32
+UNDECODABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+"""What PIL raises for files that are no image, cut off, or too large to be one."""
+
 _DECODER = 1  # part of every key: raise it when decoding or resizing changes
 _ROWS_PER_TASK = 32
 
@@ -44,13 +47,13 @@ class ImageCache:
     """Row -> reason, for files that do not decode; their pixels are 0."""
 
     def gather(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Copy ``rows`` (int array of shape (n,)) into a new uint8 array of shape (n, size, size)."""
+        """Copy ``rows`` (int array (n,)) into a new uint8 array of shape (n, size, size)."""
         block = np.empty((len(rows), self.size, self.size), dtype=np.uint8)
         stride = self.size * self.size
         with (self.folder / "images.npy").open("rb", buffering=0) as file:
             start = os.fstat(file.fileno()).st_size - self.n_images * stride
             for image, row in zip(block, rows.tolist(), strict=True):
-                os.preadv(file.fileno(), [image], start + row * stride)
+                os.preadv(file.fileno(), [image.data], start + row * stride)
         return block
 
     def thumbnails(self) -> NDArray[np.uint8]:
@@ -65,17 +68,15 @@ def load_gray(path: Path) -> Image.Image:
     Colour is converted by luma (ITU-R 601-2), a palette through its colours; transparency is
     dropped; 16-bit gray is scaled from 0..65535 to 0..255.
 
-    Raises ``OSError``, ``SyntaxError``, ``ValueError`` or ``Image.DecompressionBombError`` for what is
-    not a whole image.
+    Raises one of ``UNDECODABLE`` for what is not a whole image.
     """
     with Image.open(path) as image:
         if image.mode.startswith(("I", "F")):
             # PIL's own conversion clips at 255 instead of scaling.
             wide = np.asarray(image, dtype=np.float32)
             return Image.fromarray(np.clip(np.rint(wide / 257), 0, 255).astype(np.uint8))
-        if image.mode == "P":
-            image = image.convert("RGB")
-        return image.convert("L")
+        # A palette is converted by way of its colours.
+        return (image.convert("RGB") if image.mode == "P" else image).convert("L")
 
 
 def resize_and_crop(image: Image.Image, size: int) -> Image.Image:
@@ -140,7 +141,7 @@ def _decode_all(paths: Sequence[Path], folder: Path, size: int, workers: int) ->
     ):
         _start_array(images, (len(paths), size, size))
         _start_array(thumbnails, (len(paths), THUMBNAIL_SIZE, THUMBNAIL_SIZE))
-        starts = images.tell(), thumbnails.tell()
+        files, starts = (images, thumbnails), (images.tell(), thumbnails.tell())
 
         def decode(first: int) -> None:
             # Threads suffice: PIL decodes and resizes without Python's lock. Rows are written
@@ -148,18 +149,14 @@ def _decode_all(paths: Sequence[Path], folder: Path, size: int, workers: int) ->
             for row in range(first, min(first + _ROWS_PER_TASK, len(paths))):
                 try:
                     gray = load_gray(paths[row])
-                except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+                except UNDECODABLE as error:
                     broken[row] = _reason(paths[row], error)
                     continue
                 thumbnail = gray.resize((THUMBNAIL_SIZE, THUMBNAIL_SIZE), Image.Resampling.BOX)
-                for file, start, image in zip(
-                    (images, thumbnails),
-                    starts,
-                    (resize_and_crop(gray, size), thumbnail),
-                    strict=True,
-                ):
-                    pixels = image.tobytes()
-                    os.pwrite(file.fileno(), pixels, start + row * len(pixels))
+                pictures = resize_and_crop(gray, size), thumbnail
+                for file, start, picture in zip(files, starts, pictures, strict=True):
+                    pixels = picture.tobytes()
+                    _write_at(file.fileno(), pixels, start + row * len(pixels))
             bar.update(min(_ROWS_PER_TASK, len(paths) - first))
 
         tasks = [pool.submit(decode, first) for first in range(0, len(paths), _ROWS_PER_TASK)]
@@ -169,9 +166,8 @@ def _decode_all(paths: Sequence[Path], folder: Path, size: int, workers: int) ->
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-        for file, start, side in zip(
-            (images, thumbnails), starts, (size, THUMBNAIL_SIZE), strict=True
-        ):
+        # Broken images at the end were never written; they are 0 like the others.
+        for file, start, side in zip(files, starts, (size, THUMBNAIL_SIZE), strict=True):
             file.truncate(start + len(paths) * side * side)
     return dict(sorted(broken.items()))
 
@@ -182,10 +178,17 @@ def _start_array(file: io.BufferedWriter, shape: tuple[int, ...]) -> None:
     file.flush()
 
 
+def _write_at(file: int, content: bytes, offset: int) -> None:
+    # On a disk that is nearly full a write may be cut short; the next one then fails with a reason.
+    while content:
+        written = os.pwrite(file, content, offset)
+        content, offset = content[written:], offset + written
+
+
 def _reason(path: Path, error: Exception) -> str:
     if path.stat().st_size == 0:
         return "empty file"
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return "not an image"
     return str(error) or type(error).__name__
 
@@ -196,13 +199,7 @@ def _digest_files(paths: Sequence[Path], cache_dir: Path, workers: int) -> list[
     known: dict[tuple[str, int, int], str] = {}
     if memory_path.is_file():
         memory = pd.read_csv(memory_path, dtype={"path": str, "digest": str})
-        known = dict(
-            zip(
-                zip(memory["path"], memory["size"], memory["mtime_ns"], strict=True),
-                memory["digest"],
-                strict=True,
-            )
-        )
+        known = {(path, size, time): digest for path, size, time, digest in memory.to_numpy()}
 
     def digest(path: Path) -> tuple[tuple[str, int, int], str]:
         state = path.stat()

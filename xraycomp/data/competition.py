@@ -99,8 +99,8 @@ def load_competition(name: str) -> Competition:
         close = get_close_matches(name, built_in_slugs(), n=1)
         hint = f" Did you mean {close[0]}?" if close else ""
         raise UserError(
-            f"There is no built-in competition {name!r} (built in: {listing(built_in_slugs())}).{hint} "
-            "For one of your own give the path of its TOML file."
+            f"There is no built-in competition {name!r} (built in: {listing(built_in_slugs())})."
+            f"{hint} For one of your own give the path of its TOML file."
         )
     try:
         return parse_competition(path.read_text(encoding="utf-8"), str(path))

@@ -60,23 +60,22 @@ def load_dataset(
             "Point --data at the whole data."
         )
     cache = build_cache(paths, cache_dir, size, workers=workers)
-    broken = pd.Series(cache.broken, dtype=object)
-    broken = broken[(manifest["split"].iloc[broken.index] != SKIPPED).to_numpy()]
-    if len(broken):
-        split = manifest["split"].iloc[broken.index].to_numpy()
-        names = [f"{manifest['path'][row]} ({why})" for row, why in broken.items()]
-        if (split == "test").any():
-            tests = [name for name, part in zip(names, split, strict=True) if part == "test"]
+    splits, files = list(manifest["split"]), list(manifest["path"])
+    broken = [row for row in cache.broken if splits[row] != SKIPPED]
+    if broken:
+        names = [f"{files[row]} ({cache.broken[row]})" for row in broken]
+        tests = [name for name, row in zip(names, broken, strict=True) if splits[row] == "test"]
+        if tests:
             raise UserError(
                 f"{len(tests):,} test images do not decode and the submission needs them: "
                 f"{listing(tests)}. Download them again."
             )
         if not skip_broken:
             raise UserError(
-                f"{len(names):,} images do not decode: {listing(names, 20)}. Download them again, or "
-                "leave them out with --skip-broken."
+                f"{len(names):,} images do not decode: {listing(names, 20)}. Download them again, "
+                "or leave them out with --skip-broken."
             )
         log.info("Left out %d images that do not decode: %s.", len(names), listing(names, 20))
         manifest = manifest.copy()
-        manifest.loc[broken.index, "split"] = SKIPPED
+        manifest.loc[manifest.index[broken], "split"] = SKIPPED
     return Dataset(manifest, cache, classes)

@@ -78,20 +78,16 @@ def count_copies(described: pd.DataFrame) -> str:
     if described.empty:
         return "Leak check: no copies."
     kinds = described["kind"].value_counts()
-    pairs = [
-        " - ".join(sorted(pair))
-        for pair in zip(described["split_a"], described["split_b"], strict=True)
+    both = zip(described["split_a"], described["split_b"], strict=True)
+    pairs = [(min(pair), max(pair)) for pair in both]
+    where = [
+        f"{count:,} within {one}" if one == other else f"{count:,} between {one} and {other}"
+        for (one, other), count in Counter(pairs).most_common()
     ]
-    where = [f"{count:,} {_say(pair)}" for pair, count in pd.Series(pairs).value_counts().items()]
     return (
         f"Leak check: {kinds.get('exact', 0):,} exact and {kinds.get('near', 0):,} near copies "
         f"({'; '.join(where)}), listed in duplicates.csv."
     )
-
-
-def _say(pair: object) -> str:
-    one, other = str(pair).split(" - ")
-    return f"within {one}" if one == other else f"between {one} and {other}"
 
 
 def _chain(numbers: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -151,7 +151,8 @@ def _from_table(competition: Competition, root: Path) -> pd.DataFrame:
     needed += [competition.patient_column] if competition.patient_column else []
     if missing := [column for column in needed if column not in table.columns]:
         raise UserError(
-            f"{table_path} has no column {listing(missing)} (columns: {listing(list(table.columns), 12)})."
+            f"{table_path} has no column {listing(missing)} (columns: "
+            f"{listing(list(table.columns), 12)})."
         )
     names = table[train.image_column].astype(object)
     repeated = names[names.duplicated()]
@@ -164,8 +165,8 @@ def _from_table(competition: Competition, root: Path) -> pd.DataFrame:
     if wrong.any():
         line = int(wrong.to_numpy().argmax())
         raise UserError(
-            f"{table_path}, line {line + 2}: the label {labels.iloc[line]!r} of {names.iloc[line]} is "
-            f"not a class of {competition.slug} ({listing(competition.classes, 20)})."
+            f"{table_path}, line {line + 2}: the label {labels.iloc[line]!r} of {names.iloc[line]} "
+            f"is not a class of {competition.slug} ({listing(competition.classes, 20)})."
         )
     rows = _rows(root, _image_files(root, train.images))
     by_name = {Path(path).name: row for row, path in enumerate(rows["path"])}
@@ -203,3 +204,16 @@ def _match_patients(paths: pd.Series, competition: Competition) -> list[str]:
             f"{listing(lost)}."
         )
     return [match.group(1) for match in matches if match is not None]
+
+
+def list_folder(path: Path) -> pd.DataFrame:
+    """A manifest of any folder of images, or of one image, all in the split ``predict``.
+
+    Raises ``UserError`` where there is no image.
+    """
+    files = [path] if path.is_file() else find_images(path)
+    if not files:
+        raise UserError(f"There are no images at {path}. Check the path given with --images.")
+    folder = path.parent if path.is_file() else path
+    rows = _rows(folder, [(folder, file) for file in files])
+    return rows.assign(split="predict").reindex(columns=COLUMNS).fillna("")

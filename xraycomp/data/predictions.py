@@ -41,11 +41,12 @@ def read_predictions(path: Path, classes: tuple[str, ...]) -> pd.DataFrame:
     if len(repeated):
         raise UserError(f"{path} holds {len(repeated):,} images twice: {listing(list(repeated))}.")
     columns = list(classes)
-    probs = table[columns].apply(pd.to_numeric, errors="coerce")
+    probs: pd.DataFrame = table[columns].apply(pd.to_numeric, errors="coerce")
     wrong = ~((probs >= 0) & (probs <= 1)).all(axis=1)
     if wrong.any():
         raise UserError(
             f"{path} holds {int(wrong.sum()):,} rows whose values are not probabilities in 0..1, "
             f"the first for {table[ID][wrong].iloc[0]}."
         )
-    return pd.concat([table[ID], probs], axis=1)
+    probs.insert(0, ID, table[ID])
+    return probs

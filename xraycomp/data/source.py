@@ -93,10 +93,11 @@ def _find_files(competition: Competition, data_dir: Path) -> Path:
         return _draw(competition, raw)
     found = _candidates(competition.slug, data_dir)
     if not found:
+        option = "-c " if competition.source == "competition" else ""
         raise UserError(
             f"There is no data of {competition.slug} in {data_dir}. Pass the zip or the extracted "
             f"folder with --data, or fetch it with: kaggle {competition.source}s download "
-            f"{'-c ' if competition.source == 'competition' else ''}{competition.slug} -p {data_dir}"
+            f"{option}{competition.slug} -p {data_dir}"
         )
     if found[0].suffix == ".zip":
         return unpack(found[0], raw)

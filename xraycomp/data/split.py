@@ -103,10 +103,10 @@ def split_manifest(
     names = manifest["label"].iloc[rows]
     groups = _groups(manifest["patient"].to_numpy(dtype=object), same_side)[rows]
     groups_of_class = pd.Series(groups).groupby(names.to_numpy()).nunique()
-    smallest = groups_of_class.idxmin()
-    if groups_of_class[smallest] < len(fractions):
+    smallest, count = groups_of_class.idxmin(), groups_of_class.min()
+    if count < len(fractions):
         raise UserError(
-            f"The class {smallest} has {groups_of_class[smallest]} image(s) or patient(s), too few "
+            f"The class {smallest} has {count} image(s) or patient(s), too few "
             f"to stand in each of {len(fractions)} parts of the split. Add images or leave it out."
         )
     labels = pd.Categorical(names, categories=list(classes)).codes.astype(np.int64)

@@ -50,7 +50,8 @@ def build_submission(
     keys = [str(Path(name).with_suffix("")) if submission.suffix else name for name in ids]
     if missing := [key for key in keys if key not in by_image.index]:
         raise UserError(
-            f"The predictions lack {len(missing):,} of {len(ids):,} test images: {listing(missing)}."
+            f"The predictions lack {len(missing):,} of {len(ids):,} test images: "
+            f"{listing(missing)}."
         )
     classes = list(competition.classes)
     probs = by_image.loc[keys, classes].to_numpy()
@@ -100,7 +101,8 @@ def check_submission(
     header, rows = (lines[0] if lines else []), lines[1:]
     if header != list(submission.columns):
         raise UserError(
-            f"{name} has the header {','.join(header)!r}; it must be {','.join(submission.columns)!r}."
+            f"{name} has the header {','.join(header)!r}; it must be "
+            f"{','.join(submission.columns)!r}."
         )
     if short := [line for line, row in enumerate(rows, 2) if len(row) != len(header)]:
         raise UserError(f"{name}, line {short[0]}: {len(header)} values are needed in each row.")
@@ -157,6 +159,7 @@ def _is_probability(text: str) -> bool:
 def _submission(competition: Competition) -> Submission:
     if competition.submission is None:
         raise UserError(
-            f"{competition.slug} has no test set to submit. Add [test] and [submission] to its TOML."
+            f"{competition.slug} has no test set to submit. Add [test] and [submission] to its "
+            "TOML."
         )
     return competition.submission

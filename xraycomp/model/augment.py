@@ -122,7 +122,8 @@ def _random_tones(pixels: Tensor, config: TrainConfig, generator: Generator) -> 
     brightness, contrast = draws.to(pixels.device)
     contrast = 1 + contrast * config.contrast
     # Contrast turns about middle gray, so that it does not change brightness by itself.
-    return ((pixels - 0.5) * contrast + (0.5 + brightness * config.brightness)).clamp_(0, 1)
+    moved: Tensor = (pixels - 0.5) * contrast + (0.5 + brightness * config.brightness)
+    return moved.clamp_(0, 1)
 
 
 def _erase(pixels: Tensor, probability: float, generator: Generator) -> Tensor:

@@ -177,9 +177,8 @@ class TrainConfig:
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Read the fields back from what ``to_json`` gave."""
         paths = {"data", "resume", "data_dir", "runs_dir", "submissions_dir"}
-        return cls(
-            **{
-                name: Path(value) if name in paths and value is not None else value
-                for name, value in values.items()
-            }
-        )
+        fields: dict[str, Any] = {
+            name: Path(value) if name in paths and value is not None else value
+            for name, value in values.items()
+        }
+        return cls(**fields)

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -62,7 +62,7 @@ class TrainState:
     @property
     def judged(self) -> GrayModel:
         """The network that is validated and kept: the averaged one if there is one."""
-        return self.ema.module if self.ema else self.model
+        return cast(GrayModel, self.ema.module) if self.ema else self.model
 
 
 def start_state(
@@ -78,9 +78,9 @@ def start_state(
             f"--batch-size {config.batch_size} (times --accumulate {config.accumulate}) is larger "
             f"than the training set of {n_train:,} images. Choose a smaller one."
         )
-    model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = model.to(device).to(memory_format=torch.channels_last)
     optimizer = create_optimizer(model, config)
-    average = get_ema_multi_avg_fn(config.ema_decay)
+    average = get_ema_multi_avg_fn(config.ema_decay)  # type: ignore[no-untyped-call]
     return TrainState(
         model=model,
         optimizer=optimizer,
@@ -245,7 +245,7 @@ class _Loop:
             with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
                 logits = state.model(images)
             loss = cross_entropy(logits, targets, config.label_smoothing, self.class_weights)
-            state.scaler.scale(loss / config.accumulate).backward()
+            state.scaler.scale(loss / config.accumulate).backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
         if config.clip_grad:
             state.scaler.unscale_(state.optimizer)
@@ -306,8 +306,8 @@ class _Loop:
             state.best, state.best_epoch = value, state.epoch
             self.save_best()
         log.info(
-            "Epoch %d/%d: train loss %.4f, val loss %.4f, accuracy %.4f, macro F1 %.4f, AUROC %.4f%s"
-            " (%.1f s, %.0f img/s)",
+            "Epoch %d/%d: train loss %.4f, val loss %.4f, accuracy %.4f, macro F1 %.4f, "
+            "AUROC %.4f%s (%.1f s, %.0f img/s)",
             state.epoch + 1,
             config.epochs,
             row["train_loss"],

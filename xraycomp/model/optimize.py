@@ -25,7 +25,9 @@ def create_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
     ]
     if config.optimizer == "sgd":
         return SGD(groups, lr=config.lr, momentum=config.momentum)
-    return {"adam": Adam, "adamw": AdamW}[config.optimizer](groups, lr=config.lr)
+    if config.optimizer == "adam":
+        return Adam(groups, lr=config.lr)
+    return AdamW(groups, lr=config.lr)
 
 
 def create_scheduler(

@@ -38,8 +38,8 @@ class RunFolder:
         if path.is_dir() and any(path.iterdir()):
             if not overwrite:
                 raise UserError(
-                    f"{path} holds an earlier run. Continue it with --resume {path}, replace it with "
-                    "--overwrite, or give another --name."
+                    f"{path} holds an earlier run. Continue it with --resume {path}, replace it "
+                    "with --overwrite, or give another --name."
                 )
             shutil.rmtree(path)
         path.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ def write_results(
     probs: NDArray[np.float64],
     split: str,
 ) -> dict[str, Any]:
-    """Write ``metrics.json``, ``roc.png`` and ``confusion.png`` into ``folder``; return the metrics.
+    """Write ``metrics.json``, ``roc.png`` and ``confusion.png``; return the metrics.
 
     ``labels`` are class indices of shape (n_images,), ``probs`` has the shape
     (n_images, n_classes); ``split`` names what was judged, and every result bears it.

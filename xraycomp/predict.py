@@ -1,0 +1,143 @@
+"""python -m xraycomp.predict: run(s) + images -> one probability table."""
+
+import logging
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from xraycomp.console.command import parse_flags, run_command
+from xraycomp.console.errors import UserError, listing
+from xraycomp.data.dataset import load_dataset
+from xraycomp.data.files import write_csv
+from xraycomp.data.manifest import list_folder
+from xraycomp.data.predictions import probability_table
+from xraycomp.data.source import open_source
+from xraycomp.model.inference import choose_device, load_best, predict_probs
+from xraycomp.model.run import RunFolder
+
+log = logging.getLogger(__name__)
+
+PROG = "python -m xraycomp.predict"
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """Write one probability table: a run's, or the mean of several runs', over any images."""
+
+    runs: tuple[Path, ...]
+    """Run folders; the probabilities of several are averaged."""
+    split: str = "test"
+    """Split of the runs' own data to predict: train, val or test."""
+    images: Path | None = None
+    """Predict this folder of images (or one image) instead of a split."""
+    output: Path | None = None
+    """The table's path. Default: predictions/<split>.csv in the run; needed for several runs."""
+    tta: bool = False
+    """Average over each image and its mirror image."""
+    batch_size: int | None = None
+    """Images at a time; changes the speed, not the result. Default: as in training."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:1."""
+    workers: int | None = None
+    """Threads that decode images. Default: all CPUs."""
+    skip_broken: bool = False
+    """Leave out images of --images that do not decode, instead of stopping."""
+
+
+def predict(config: PredictConfig) -> Path:
+    """Do what ``config`` describes and return the path of the table.
+
+    Raises ``UserError`` for everything that the user can mend.
+    """
+    if not config.runs:
+        raise UserError("No run was given. Name at least one with --runs runs/NAME.")
+    if config.batch_size is not None and config.batch_size < 1:
+        raise UserError(f"--batch-size is {config.batch_size}; it must be at least 1.")
+    runs = [RunFolder.open(path) for path in config.runs]
+    classes = runs[0].competition().classes
+    for run in runs[1:]:
+        if run.competition().classes != classes:
+            raise UserError(
+                f"{run.path} and {runs[0].path} have different classes. "
+                "Predict with each by itself."
+            )
+    output = config.output or _default_output(config, runs)
+    device = choose_device(config.device)
+    with tempfile.TemporaryDirectory(prefix="xraycomp-") as scratch:
+        tables = [_predict_run(run, config, device, Path(scratch)) for run in runs]
+    images, _ = tables[0]
+    for run, (others, _) in zip(runs[1:], tables[1:], strict=True):
+        if others != images:
+            raise UserError(
+                f"{run.path} and {runs[0].path} do not hold the same {config.split} images. "
+                "Predict with each by itself."
+            )
+    mean = np.mean([probs for _, probs in tables], axis=0)
+    write_csv(output, probability_table(images, mean, classes))
+    log.info("Wrote %s: %s images.", output, f"{len(images):,}")
+    return output
+
+
+def _default_output(config: PredictConfig, runs: list[RunFolder]) -> Path:
+    if len(runs) > 1 or config.images:
+        raise UserError(
+            "Say where the table shall go with --output FILE.csv, since it belongs to no single "
+            "split of one run."
+        )
+    return runs[0].predictions_path(config.split)
+
+
+def _predict_run(
+    run: RunFolder, config: PredictConfig, device: torch.device, scratch: Path
+) -> tuple[list[str], NDArray[np.float64]]:
+    trained = run.config()
+    if config.images:
+        manifest, root, cache_dir = list_folder(config.images), config.images, scratch
+        if root.is_file():
+            root = root.parent
+        split = "predict"
+    else:
+        source = open_source(trained.competition, trained.data, trained.data_dir)
+        manifest, root, split = run.manifest(), source.root, config.split
+        cache_dir = trained.data_dir / source.competition.slug / "cache"
+        if split not in set(manifest["split"]):
+            raise UserError(
+                f"{run.path} has no split {split!r}. "
+                f"It has: {listing(sorted(set(manifest['split'])))}."
+            )
+    dataset = load_dataset(
+        manifest,
+        root,
+        run.competition().classes,
+        cache_dir,
+        trained.cache_size,
+        workers=config.workers,
+        skip_broken=config.skip_broken,
+    )
+    model = load_best(run.best, dataset.classes, trained)
+    model = model.to(device=device).to(memory_format=torch.channels_last)
+    probs = predict_probs(
+        model,
+        dataset.cache,
+        dataset.split(split).rows,
+        trained,
+        device,
+        batch_size=config.batch_size,
+        tta=config.tta,
+        desc=f"Predict {split}",
+    )
+    return dataset.ids(split), probs
+
+
+def main(args: Sequence[str]) -> None:
+    """Read the flags and predict."""
+    predict(parse_flags(PredictConfig, args, prog=PROG))
+
+
+if __name__ == "__main__":
+    run_command(main)
