@@ -49,7 +49,8 @@ def evaluate(config: EvaluateConfig) -> Path:
     if missing := sorted(set(truth.index) - set(table.index)):
         raise UserError(
             f"{path} lacks {len(missing):,} images of the {config.split} split: "
-            f"{listing(missing)}. Write it with: python -m xraycomp.predict --runs {run.path} --split {config.split}"
+            f"{listing(missing)}. Write it with: python -m xraycomp.predict --runs {run.path} "
+            f"--split {config.split}"
         )
     own = config.predictions is None and config.split == "val"
     if config.output is None and not own:

@@ -1,5 +1,6 @@
 """Find exact and near copies of images: the leaks that make a validation score too good."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np

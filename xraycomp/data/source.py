@@ -1,5 +1,9 @@
 """Find a competition's files: a zip, a folder, the data folder, or drawn on the spot."""
 
+import hashlib
+import inspect
+import hashlib
+import inspect
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,7 +114,9 @@ def _find_files(competition: Competition, data_dir: Path) -> Path:
 def _draw(competition: Competition, raw: Path) -> Path:
     if competition.slug != DEFAULT_DRAWN:
         raise UserError(f"Only {DEFAULT_DRAWN} can be drawn, not {competition.slug}.")
-    root = raw / f"v{phantom.VERSION}"
+    # Named after the code that draws it: other code draws other films.
+    code = inspect.getsource(phantom).encode()
+    root = raw / hashlib.blake2b(code, digest_size=6).hexdigest()
     if not root.is_dir():
         with atomic_folder(root) as temporary:
             phantom.draw_competition(temporary)
