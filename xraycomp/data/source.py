@@ -2,8 +2,6 @@
 
 import hashlib
 import inspect
-import hashlib
-import inspect
 import logging
 from dataclasses import dataclass
 from pathlib import Path
