@@ -147,7 +147,7 @@ def fit(
     Stopped : after Ctrl-C or SIGTERM, with everything saved
     UserError : if the loss is no longer a finite number
     """
-    loop = _Loop(state, train, val, classes, config, run, score)
+    loop = Loop(state, train, val, classes, config, run, score)
     with StopRequest() as stop:
         while state.epoch < config.epochs:
             if config.patience and state.epoch - state.best_epoch > config.patience:
@@ -168,8 +168,8 @@ def fit(
 
 
 @dataclass
-class _Loop:
-    """One call of ``fit``: its arguments, and what is worked out from them once."""
+class Loop:
+    """One call of ``fit``: its arguments, what follows from them, and the parts of the loop."""
 
     state: TrainState
     train: ImageSet
@@ -212,7 +212,7 @@ class _Loop:
             leave=False,
         ) as bar:
             for positions in whole_batches(order, per_step, start=progress.step):
-                pending.append(self._step(positions))
+                pending.append(self.step(positions))
                 progress.step += 1
                 progress.seconds = already + time.monotonic() - began
                 bar.update(per_step)
@@ -226,7 +226,7 @@ class _Loop:
         progress.seconds = already + time.monotonic() - began
         return True
 
-    def _step(self, positions: NDArray[np.int64]) -> Tensor:
+    def step(self, positions: NDArray[np.int64]) -> Tensor:
         """One optimizer step on the training images at ``positions``; returns the mean loss."""
         state, config = self.state, self.config
         losses = []

@@ -1,0 +1,114 @@
+"""Real PNG files, opened again."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from xraycomp.console.errors import UserError
+from xraycomp.report.plots import PALETTE, plot_confusion, plot_roc
+
+
+def predictions(n, k):
+    rng = np.random.default_rng(0)
+    labels = np.arange(n) % k
+    logits = rng.normal(size=(n, k))
+    logits[np.arange(n), labels] += 1.5
+    probs = np.exp(logits)
+    return labels, probs / probs.sum(axis=1, keepdims=True)
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        return np.asarray(image.convert("RGB"))
+
+
+def has_colour(picture, hex_colour):
+    colour = [int(hex_colour[i : i + 2], 16) for i in (1, 3, 5)]
+    return (picture == colour).all(axis=-1).any()
+
+
+@pytest.mark.parametrize("k", [2, 5, 14])
+def test_roc_has_a_curve_of_its_own_colour_for_each_class(tmp_path, k):
+    labels, probs = predictions(20 * k, k)
+    plot_roc(tmp_path / "roc.png", labels, probs, [f"class_{c}" for c in range(k)], "a title")
+    picture = pixels(tmp_path / "roc.png")
+    assert min(picture.shape[:2]) > 500
+    assert [has_colour(picture, colour) for colour in PALETTE[:-1]] == [
+        c < k for c in range(len(PALETTE) - 1)
+    ]
+    assert [file.name for file in tmp_path.iterdir()] == ["roc.png"]
+
+
+@pytest.mark.parametrize("k", [2, 5, 14])
+def test_confusion_is_drawn(tmp_path, k):
+    labels, probs = predictions(20 * k, k)
+    confusion = np.zeros((k, k), int)
+    np.add.at(confusion, (labels, probs.argmax(axis=1)), 1)
+    path = tmp_path / "confusion.png"
+    plot_confusion(path, confusion, [f"class_{c}" for c in range(k)], "a title")
+    picture = pixels(path)
+    assert min(picture.shape[:2]) > 400
+    assert picture.std() > 10
+    assert [file.name for file in tmp_path.iterdir()] == ["confusion.png"]
+
+
+def test_the_note_is_printed(tmp_path):
+    labels, probs = predictions(30, 2)
+    plot_roc(tmp_path / "plain.png", labels, probs, ["a", "b"], "title")
+    plot_roc(tmp_path / "noted.png", labels, probs, ["a", "b"], "title", note="phantoms")
+    plot_confusion(tmp_path / "c_plain.png", [[1, 2], [3, 4]], ["a", "b"], "title")
+    plot_confusion(tmp_path / "c_noted.png", [[1, 2], [3, 4]], ["a", "b"], "title", note="phantoms")
+    for plain, noted in (("plain", "noted"), ("c_plain", "c_noted")):
+        one, other = pixels(tmp_path / f"{plain}.png"), pixels(tmp_path / f"{noted}.png")
+        assert one.shape != other.shape or (one != other).any()
+
+
+def test_a_class_without_images_and_odd_names_are_drawn(tmp_path):
+    labels, probs = predictions(40, 3)
+    names = ["costs $5 or $6", "_hidden", "<b>"]
+    plot_roc(tmp_path / "roc.png", np.minimum(labels, 1), probs, names, "50 $ and 60 $", note="$x$")
+    plot_confusion(tmp_path / "confusion.png", [[5, 1, 0], [2, 2, 2], [0, 0, 0]], names, "$^$")
+    assert pixels(tmp_path / "roc.png").size
+    assert pixels(tmp_path / "confusion.png").size
+
+
+def test_an_older_file_is_replaced_and_a_failure_leaves_it(tmp_path):
+    path = tmp_path / "confusion.png"
+    path.write_bytes(b"old")
+    with pytest.raises(ValueError, match="shape"):
+        plot_confusion(path, [[1, 2]], ["a", "b"], "title")
+    assert path.read_bytes() == b"old"
+    plot_confusion(str(path), [[1, 2], [3, 4]], ["a", "b"], "title")
+    assert pixels(path).size
+
+
+def test_what_cannot_be_written_leaves_nothing(tmp_path):
+    labels, probs = predictions(30, 2)
+    with pytest.raises(OSError):
+        plot_roc(tmp_path / "absent" / "roc.png", labels, probs, ["a", "b"], "title")
+    (tmp_path / "roc.png").mkdir()
+    with pytest.raises(OSError):
+        plot_roc(tmp_path / "roc.png", labels, probs, ["a", "b"], "title")
+    assert [file.name for file in tmp_path.iterdir()] == ["roc.png"]
+
+
+def test_roc_refuses_names_that_do_not_fit(tmp_path):
+    labels, probs = predictions(30, 2)
+    with pytest.raises(UserError, match="2 columns"):
+        plot_roc(tmp_path / "roc.png", labels, probs, ["a"], "title")
+
+
+def test_no_display_and_no_pyplot(tmp_path):
+    """Whatever backend the user's environment asks for, drawing does not touch it."""
+    code = (
+        "import sys\n"
+        "from xraycomp.report.plots import plot_confusion\n"
+        f"plot_confusion({str(tmp_path / 'c.png')!r}, [[1, 0], [0, 1]], ['a', 'b'], 't')\n"
+        "assert 'matplotlib.pyplot' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env={"MPLBACKEND": "tkagg"})
+    assert pixels(tmp_path / "c.png").size

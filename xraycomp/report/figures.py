@@ -1,0 +1,124 @@
+"""The figures themselves, without intervals: rates, AUROC, average precision, log loss, means.
+
+Classes are judged one against the rest. Functions of `Counts` take one confusion matrix or a stack
+of resampled ones; rows are the truth. What is not defined (a class without images, a class never
+predicted) is NaN and is left out of means, as ``zero_division=np.nan`` does in scikit-learn.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.stats import rankdata
+from sklearn.metrics import average_precision_score
+
+from xraycomp.report.intervals import BoolArray, FloatArray, IntArray, ratio
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Outcomes of each class against the rest: arrays of shape (..., k)."""
+
+    tp: IntArray
+    fp: IntArray
+    fn: IntArray
+    tn: IntArray
+
+    @classmethod
+    def of(cls, confusion: IntArray) -> "Counts":
+        """Read them from confusion matrices of shape (..., k, k)."""
+        tp = np.diagonal(confusion, axis1=-2, axis2=-1)
+        fp = confusion.sum(axis=-2) - tp
+        fn = confusion.sum(axis=-1) - tp
+        return cls(tp, fp, fn, confusion.sum(axis=(-2, -1))[..., None] - tp - fp - fn)
+
+    @property
+    def support(self) -> IntArray:
+        """How many images each class has."""
+        return self.tp + self.fn
+
+
+RATES: dict[str, Callable[[Counts], tuple[IntArray, IntArray]]] = {
+    "accuracy": lambda c: (c.tp + c.tn, c.tp + c.tn + c.fp + c.fn),
+    "sensitivity": lambda c: (c.tp, c.tp + c.fn),
+    "specificity": lambda c: (c.tn, c.tn + c.fp),
+    "precision": lambda c: (c.tp, c.tp + c.fp),
+    "negative_predictive_value": lambda c: (c.tn, c.tn + c.fn),
+    "false_positive_rate": lambda c: (c.fp, c.fp + c.tn),
+    "false_negative_rate": lambda c: (c.fn, c.fn + c.tp),
+}
+"""Rates as (images that count, out of images): what Wilson's interval needs."""
+
+
+def f1(counts: Counts) -> FloatArray:
+    """Harmonic mean of precision and sensitivity, shape (..., k); no share of images."""
+    return ratio(2 * counts.tp, 2 * counts.tp + counts.fp + counts.fn)
+
+
+def averaged(counts: Counts) -> dict[str, FloatArray]:
+    """Figures whose means over classes are reported, each of shape (..., k)."""
+    rates = ("sensitivity", "specificity", "precision")
+    return {name: ratio(*RATES[name](counts)) for name in rates} | {"f1": f1(counts)}
+
+
+def hard_label_auroc(counts: Counts) -> FloatArray:
+    """ROC AUC of each class, shape (..., k), when the scores are the predicted labels themselves.
+
+    With two scores only, 0 and 1, the curve has one corner, and the area under it is the mean of
+    sensitivity and specificity.
+    """
+    return (ratio(*RATES["sensitivity"](counts)) + ratio(*RATES["specificity"](counts))) / 2
+
+
+def class_mean(values: FloatArray, weights: ArrayLike = 1) -> FloatArray:
+    """Mean over the last axis (classes), leaving out NaN; NaN where nothing is left.
+
+    Parameters
+    ----------
+    values : float array of shape (..., k)
+    weights : array broadcast to that shape, not negative
+    """
+    defined = ~np.isnan(values)
+    kept = np.where(defined, weights, 0)
+    return ratio((np.where(defined, values, 0) * kept).sum(axis=-1), kept.sum(axis=-1))
+
+
+def auroc(targets: BoolArray, scores: FloatArray) -> FloatArray:
+    """Area under the ROC curve of each column, ties counted half (Mann and Whitney 1947).
+
+    Parameters
+    ----------
+    targets : bool array of shape (n, k)
+    scores : finite float array of shape (n, k), higher = more likely positive
+
+    Returns
+    -------
+    float array of shape (k,) in [0, 1]; NaN where a column has one class only
+    """
+    positives = targets.sum(axis=0)
+    rank_sum = np.where(targets, rankdata(scores, axis=0), 0).sum(axis=0)
+    wins = rank_sum - positives * (positives + 1) / 2
+    return ratio(wins, positives * (len(targets) - positives))
+
+
+def average_precision(targets: BoolArray, scores: FloatArray) -> FloatArray:
+    """Average precision of each column as scikit-learn defines it: by steps, not interpolated.
+
+    Parameters, shapes and NaN as in `auroc`.
+    """
+    result = np.full(targets.shape[1], np.nan)
+    for c in np.flatnonzero(targets.any(axis=0) & ~targets.all(axis=0)):
+        result[c] = average_precision_score(targets[:, c], scores[:, c])
+    return result
+
+
+def log_losses(labels: IntArray, probs: FloatArray) -> FloatArray:
+    """Negative log of the probability given to the true class, shape (n,).
+
+    Rows are scaled to sum to 1. Clipped at the machine epsilon, as scikit-learn does, so that one
+    certain mistake costs 36 and not infinity.
+    """
+    true = probs[np.arange(len(labels)), labels] / probs.sum(axis=1)
+    losses: FloatArray = -np.log(np.maximum(true, np.finfo(np.float64).eps))
+    return losses

@@ -1,0 +1,196 @@
+"""ROC curves and the confusion matrix as PNG files.
+
+Figures are built as objects on the Agg canvas: no pyplot, so no display, no global state, and
+nothing of it stays in memory once the file is written.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.ticker import PercentFormatter
+from numpy.typing import ArrayLike
+from sklearn.metrics import roc_curve
+
+from xraycomp.report.checks import check_names, checked
+from xraycomp.report.intervals import delong, ratio
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito (2008), told apart by colour-blind readers; their yellow is too pale for a line."""
+
+DASHES = ("-", "--", ":", "-.")
+"""The style changes when the colours are used up, so 28 classes differ."""
+
+DPI = 150
+GRAY = "#666666"
+
+
+def plot_roc(
+    path: str | Path,
+    labels: ArrayLike,
+    probs: ArrayLike,
+    class_names: Sequence[str],
+    title: str,
+    note: str | None = None,
+) -> None:
+    """Draw one ROC curve a class, with its AUROC and 95 % interval (DeLong) in the legend.
+
+    Parameters
+    ----------
+    path : file to write, as PNG; an older one is replaced only when the new one is complete
+    labels : int array of shape (n,), values in [0, k)
+    probs : float array of shape (n, k), rows sum to 1
+    class_names : k different names, in index order
+    title : printed above the plot
+    note : printed under the title, such as "phantoms, not X-rays"
+
+    Raises
+    ------
+    UserError
+        When shapes, values or names do not fit.
+    OSError
+        When the file cannot be written; nothing half-written stays.
+    """
+    true, scores = checked(labels, probs)
+    check_names(scores, class_names)
+    targets = true[:, None] == np.arange(scores.shape[1])
+    areas = delong(targets, scores)
+
+    figure = Figure(figsize=(8.6, 5.4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], color="#AAAAAA", linewidth=1, zorder=1)
+    axes.text(0.52, 0.5, "chance", color=GRAY, fontsize=8, rotation=45, ha="left", va="top")
+    lines, texts = [], []
+    for c, name in enumerate(class_names):
+        defined = not np.isnan(areas.value[c])
+        fpr, tpr, _ = roc_curve(targets[:, c], scores[:, c]) if defined else ([], [], [])
+        style = DASHES[c // len(PALETTE) % len(DASHES)]
+        lines += axes.plot(fpr, tpr, color=PALETTE[c % len(PALETTE)], linestyle=style, lw=1.8)
+        figures = f"{areas.value[c]:.3f} ({areas.low[c]:.3f}–{areas.high[c]:.3f})"
+        texts.append(f"{name}\n{figures if defined else 'n/a: one class only'}")
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
+    axes.set_xlabel("false-positive rate (1 − specificity)")
+    axes.set_ylabel("true-positive rate (sensitivity)")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1))
+    axes.grid(color="#E6E6E6", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    legend = axes.legend(
+        lines,
+        texts,
+        title="class against the rest\nAUROC (95 % interval)",
+        alignment="left",
+        loc="upper left",
+        bbox_to_anchor=(1.02, 1.0),
+        borderaxespad=0,
+        frameon=False,
+        fontsize=9 if len(texts) <= 8 else 7.5,
+        title_fontsize=9,
+        labelspacing=0.7,
+    )
+    _take_literally(legend.get_texts())
+    _head(axes, title, note)
+    _write(figure, path)
+
+
+def plot_confusion(
+    path: str | Path,
+    confusion: ArrayLike,
+    class_names: Sequence[str],
+    title: str,
+    note: str | None = None,
+) -> None:
+    """Draw the confusion matrix: counts, with each row's percentages as colour and text.
+
+    Parameters
+    ----------
+    confusion : int array of shape (k, k), rows = truth
+    path, class_names, title, note : as in `plot_roc`
+
+    Raises
+    ------
+    ValueError
+        When the matrix is not k by k.
+    OSError
+        When the file cannot be written; nothing half-written stays.
+    """
+    counts, k = np.asarray(confusion), len(class_names)
+    if counts.shape != (k, k):
+        raise ValueError(f"confusion has the shape {counts.shape}, not {(k, k)}")
+    share = ratio(counts, counts.sum(axis=1, keepdims=True))
+
+    side = max(4.2, 0.62 * k + 2.0)
+    figure = Figure(figsize=(side + 1.0, side), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(np.nan_to_num(share), cmap="Blues", vmin=0, vmax=1)
+    size = 11 if k <= 5 else 7.5
+    for row, column in np.ndindex(k, k):
+        percent = "n/a" if np.isnan(share[row, column]) else f"{share[row, column]:.1%}"
+        axes.text(
+            column,
+            row,
+            f"{counts[row, column]:,}\n{percent}",
+            ha="center",
+            va="center",
+            fontsize=size,
+            color="white" if share[row, column] > 0.5 else "black",
+        )
+    if k <= 3:
+        axes.set_xticks(range(k), class_names)
+    else:
+        axes.set_xticks(range(k), class_names, rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(k), class_names)
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
+    axes.set_xticks(np.arange(k - 1) + 0.5, minor=True)
+    axes.set_yticks(np.arange(k - 1) + 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=2)
+    axes.tick_params(which="both", length=0)
+    axes.spines[:].set_visible(False)
+    _take_literally([*axes.get_xticklabels(), *axes.get_yticklabels()])
+    bar = figure.colorbar(image, ax=axes, shrink=0.75, format=PercentFormatter(1))
+    bar.set_label("share of the true class")
+    bar.outline.set_visible(False)
+    _head(axes, title, note)
+    _write(figure, path)
+
+
+def _take_literally(texts: Iterable[Text]) -> None:
+    """A dollar sign in a class name is a dollar sign, not mathematics."""
+    for text in texts:
+        text.set_parse_math(False)
+
+
+def _head(axes: Axes, title: str, note: str | None) -> None:
+    heading = axes.set_title(title, loc="left", fontsize=12, weight="bold", pad=24 if note else 10)
+    heading.set_parse_math(False)
+    if note:
+        small = axes.annotate(
+            note,
+            xy=(0, 1),
+            xycoords="axes fraction",
+            xytext=(0, 9),
+            textcoords="offset points",
+            color=GRAY,
+            fontsize=9,
+        )
+        small.set_parse_math(False)
+
+
+def _write(figure: Figure, path: str | Path) -> None:
+    """Write beside the target, then rename: a reader sees the old file or the whole new one."""
+    path = Path(path)
+    unfinished = path.with_name(path.name + ".tmp")
+    FigureCanvasAgg(figure)
+    try:
+        # "tight" keeps a long title or a long legend whole, whatever the size of the figure.
+        figure.savefig(unfinished, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.15)
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
