@@ -14,7 +14,7 @@ from xraycomp.model.run import RunFolder
 from xraycomp.report.results import write_results
 from xraycomp.report.table import format_table
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("xraycomp.evaluate")  # run as a command, __name__ is __main__
 
 PROG = "python -m xraycomp.evaluate"
 

@@ -20,7 +20,7 @@ from xraycomp.data.source import open_source
 from xraycomp.model.inference import choose_device, load_best, predict_probs
 from xraycomp.model.run import RunFolder
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("xraycomp.predict")  # run as a command, __name__ is __main__
 
 PROG = "python -m xraycomp.predict"
 

@@ -12,7 +12,7 @@ from xraycomp.data.source import open_source
 from xraycomp.data.submission import check_submission, expected_ids, write_submission
 from xraycomp.model.run import RunFolder
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("xraycomp.submit")  # run as a command, __name__ is __main__
 
 PROG = "python -m xraycomp.submit"
 

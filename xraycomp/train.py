@@ -21,7 +21,7 @@ from xraycomp.data.source import DEFAULT_DRAWN, Source, choose_competition, open
 from xraycomp.data.split import split_manifest
 from xraycomp.data.submission import expected_ids, write_submission
 from xraycomp.model.config import TrainConfig
-from xraycomp.model.engine import fit, restore_state, start_state
+from xraycomp.model.engine import TrainState, fit, restore_state, start_state
 from xraycomp.model.inference import choose_device, load_best, predict_probs
 from xraycomp.model.run import RunFolder, default_name, read_checkpoint
 from xraycomp.model.zoo import check_input_size, create_model
@@ -30,7 +30,7 @@ from xraycomp.report.metrics import epoch_scores
 from xraycomp.report.results import PHANTOMS, write_results
 from xraycomp.report.table import format_table
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("xraycomp.train")  # run as a command, __name__ is __main__
 
 PROG = "python -m xraycomp.train"
 RESUMABLE = {"time_limit", "device", "workers"}
@@ -51,18 +51,21 @@ def train(config: TrainConfig) -> RunFolder:
     if config.resume:
         run = RunFolder.open(config.resume)
         dataset = _load(run.manifest(), source, config)
+        state = _start(config, run, dataset, device)
     else:
         run_name = config.name or default_name(source.competition, config)
         run = RunFolder.create(config.runs_dir / run_name, overwrite=config.overwrite)
         try:
-            dataset = _prepare(source, config, run)
+            dataset, duplicates = _prepare(source, config)
+            state = _start(config, None, dataset, device)
         except BaseException:
             with contextlib.suppress(OSError):
-                run.path.rmdir()  # only if nothing is in it yet
+                run.path.rmdir()  # only if nothing is in it
             raise
+        run.write_setup(config, source.competition, dataset.manifest, duplicates)
     handler = run.log_to_file()
     try:
-        _fit(config, run, dataset, device, deadline)
+        _fit(config, run, dataset, state, deadline)
         _finish(config, run, source, dataset, device)
     finally:
         logging.getLogger("xraycomp").removeHandler(handler)
@@ -96,8 +99,8 @@ def _load(manifest: pd.DataFrame, source: Source, config: TrainConfig) -> Datase
     )
 
 
-def _prepare(source: Source, config: TrainConfig, run: RunFolder) -> Dataset:
-    """List, decode, look for copies, split; leave the run's setup in its folder."""
+def _prepare(source: Source, config: TrainConfig) -> tuple[Dataset, pd.DataFrame]:
+    """List, decode, look for copies, split. Returns the data and the table of copies."""
     competition = source.competition
     if competition.task == "multilabel":
         raise UserError(
@@ -127,40 +130,43 @@ def _prepare(source: Source, config: TrainConfig, run: RunFolder) -> Dataset:
         ),
     )
     log.info(count_copies(described))
-    write_csv(run.path / "duplicates.csv", described)
-    run.write_setup(config, competition, manifest)
-    return dataclasses.replace(dataset, manifest=manifest)
+    return dataclasses.replace(dataset, manifest=manifest), described
+
+
+def _start(
+    config: TrainConfig, run: RunFolder | None, dataset: Dataset, device: torch.device
+) -> TrainState:
+    """The network and what trains it: new, or as the checkpoint of ``run`` has it."""
+    torch.manual_seed(config.seed)
+    # A run that was stopped before its first checkpoint starts again.
+    path = run.checkpoint if run and run.checkpoint.is_file() else None
+    checkpoint = read_checkpoint(path) if path else None
+    model = create_model(config.arch, len(dataset.classes), str(path) if path else config.weights)
+    check_input_size(model, config.image_size)
+    state = start_state(model, len(dataset.split("train")), config, device)
+    if checkpoint:
+        restore_state(state, checkpoint, str(path))
+        step = state.progress.step
+        log.info("Continuing %s at epoch %d, step %d.", path, state.epoch + 1, step)
+    return state
 
 
 def _fit(
     config: TrainConfig,
     run: RunFolder,
     dataset: Dataset,
-    device: torch.device,
+    state: TrainState,
     deadline: float | None,
 ) -> None:
     train_set, val_set = dataset.split("train"), dataset.split("val")
-    torch.manual_seed(config.seed)
-    # A run that was stopped before its first checkpoint starts again.
-    checkpoint = read_checkpoint(run.checkpoint) if run.checkpoint.is_file() else None
-    weights = str(run.checkpoint) if checkpoint else config.weights
-    model = create_model(config.arch, len(dataset.classes), weights)
-    check_input_size(model, config.image_size)
-    state = start_state(model, len(train_set), config, device)
-    if checkpoint:
-        restore_state(state, checkpoint, str(run.checkpoint))
-        log.info(
-            "Continuing %s at epoch %d, step %d.", run.path, state.epoch + 1, state.progress.step
-        )
     log.info(
         "Training %s on %s images of %d px on %s, judged on %s.",
         config.arch,
         f"{len(train_set):,}",
         config.image_size,
-        device,
+        next(state.model.parameters()).device,
         f"{len(val_set):,}",
     )
-    n_test = len(dataset.ids("test"))
     fit(
         state,
         train_set,
@@ -170,7 +176,7 @@ def _fit(
         run,
         epoch_scores,
         deadline=deadline,
-        images_after=n_test,
+        images_after=len(dataset.ids("test")),
     )
 
 

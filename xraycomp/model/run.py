@@ -34,14 +34,16 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, *, overwrite: bool = False) -> "RunFolder":
-        """Make the folder. Raises ``UserError`` where it holds something, unless ``overwrite``."""
-        if path.is_dir() and any(path.iterdir()):
-            if not overwrite:
-                raise UserError(
-                    f"{path} holds an earlier run. Continue it with --resume {path}, replace it "
-                    "with --overwrite, or give another --name."
-                )
-            shutil.rmtree(path)
+        """Make sure that the folder is there and may be filled by ``write_setup``.
+
+        Raises ``UserError`` where it holds something, unless ``overwrite``, and where it cannot be
+        written to. What it holds is only removed by ``write_setup``.
+        """
+        if path.is_dir() and any(path.iterdir()) and not overwrite:
+            raise UserError(
+                f"{path} holds an earlier run. Continue it with --resume {path}, replace it "
+                "with --overwrite, or give another --name."
+            )
         path.mkdir(parents=True, exist_ok=True)
         if not os.access(path, os.W_OK):
             raise UserError(f"{path} cannot be written to. Choose another folder with --runs-dir.")
@@ -74,9 +76,20 @@ class RunFolder:
         return self.path / "predictions" / f"{split}.csv"
 
     def write_setup(
-        self, config: TrainConfig, competition: Competition, manifest: pd.DataFrame
+        self,
+        config: TrainConfig,
+        competition: Competition,
+        manifest: pd.DataFrame,
+        duplicates: pd.DataFrame,
     ) -> None:
-        """Write what a run starts from: manifest, competition, environment and, last, config."""
+        """Empty the folder and write what a run starts from; last ``config.json``, which makes it
+        a run."""
+        for old in self.path.iterdir():
+            if old.is_dir():
+                shutil.rmtree(old)
+            else:
+                old.unlink()
+        write_csv(self.path / "duplicates.csv", duplicates)
         write_csv(self.path / "manifest.csv", manifest)
         write_text(self.path / "competition.toml", format_competition(competition))
         write_json(self.path / "environment.json", describe_environment())
@@ -106,9 +119,9 @@ class RunFolder:
     def write_epoch(self, row: Mapping[str, Any]) -> None:
         """Put one epoch's row into ``metrics.csv``, in place of rows of that epoch and later."""
         path = self.path / "metrics.csv"
-        rows = pd.DataFrame([row])
+        # As text: rewriting never changes a digit.
+        rows = pd.DataFrame([row]).astype(str)
         if path.is_file():
-            # Values are carried over as text, so that rewriting never changes a digit.
             before = pd.read_csv(path, dtype=str)
             before = before[before["epoch"].astype(int) < row["epoch"]]
             rows = pd.concat([before, rows])
