@@ -86,8 +86,7 @@ def _affine(
     ``offset`` (batch, 2) is where the crop's centre lies off the image's, in pixels (x, y).
     """
     if offset is None:
-        # torchvision rounds the crop's corner, so an odd margin puts the centre half a pixel off.
-        offset = np.full((batch, 2), round((cached - size) / 2.0) - (cached - size) / 2.0)
+        offset = np.full((batch, 2), _centre(cached, size))
     theta = np.zeros((batch, 2, 3), dtype=np.float32)
     ratio = size / cached / zoom
     theta[:, 0, 0] = ratio * np.cos(angle) * mirror
@@ -103,16 +102,22 @@ def _random_affine(
 ) -> NDArray[np.float32]:
     size = config.image_size
     # Every number is drawn whether it is used or not: one setting does not move the others' luck.
-    mirror = np.where(generator.random(batch) < 0.5, -1.0, 1.0) if config.flip else 1.0
+    mirrored = generator.random(batch) < 0.5
+    mirror = np.where(mirrored & config.flip, -1.0, 1.0)
     angle = generator.uniform(-1, 1, batch) * math.radians(config.rotation)
     zoom = np.exp(generator.uniform(-1, 1, batch) * math.log1p(config.scale))
-    margin = (cached - size) // 2 if config.random_crop else 0
-    crop = generator.integers(-margin, margin, (batch, 2), endpoint=True)
+    corner = generator.integers(0, cached - size, (batch, 2), endpoint=True)
     shift = generator.uniform(-1, 1, (batch, 2)) * config.shift * size
-    centre = round((cached - size) / 2.0) - (cached - size) / 2.0
-    return _affine(
-        batch, cached, size, mirror=mirror, angle=angle, zoom=zoom, offset=centre + crop + shift
-    )
+    crop = corner - (cached - size) / 2.0 if config.random_crop else _centre(cached, size)
+    return _affine(batch, cached, size, mirror=mirror, angle=angle, zoom=zoom, offset=crop + shift)
+
+
+def _centre(cached: int, size: int) -> float:
+    """How far the centre crop's centre lies off the image's, in pixels.
+
+    torchvision rounds the crop's corner, so an odd margin puts it half a pixel off.
+    """
+    return round((cached - size) / 2.0) - (cached - size) / 2.0
 
 
 def _random_tones(pixels: Tensor, config: TrainConfig, generator: Generator) -> Tensor:

@@ -249,7 +249,7 @@ class Loop:
             losses.append(loss.detach())
         if config.clip_grad:
             state.scaler.unscale_(state.optimizer)
-            nn.utils.clip_grad_norm_(state.model.parameters(), config.clip_grad)
+            nn.utils.clip_grad_norm_(state.model.parameters(), config.clip_grad, foreach=True)
         state.scaler.step(state.optimizer)
         state.scaler.update()
         state.optimizer.zero_grad(set_to_none=True)
