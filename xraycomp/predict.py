@@ -119,6 +119,8 @@ def _predict_run(
         workers=config.workers,
         skip_broken=config.skip_broken,
     )
+    if not len(dataset.split(split)):
+        raise UserError(f"None of the images at {root} decodes, so there is nothing to predict.")
     model = load_best(run.best, dataset.classes, trained)
     model = model.to(device=device).to(memory_format=torch.channels_last)
     probs = predict_probs(

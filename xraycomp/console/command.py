@@ -4,8 +4,10 @@ import contextlib
 import errno
 import io
 import logging
+import signal
 import sys
 from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import TypeVar
 
 from xraycomp.console.errors import UserError
@@ -57,17 +59,21 @@ def _first_sentence(box: str) -> str:
 def run_command(main: Callable[[list[str]], None]) -> None:
     """Run ``main`` on the command line's arguments and leave the process with its exit code.
 
-    ``--debug`` anywhere on the line lets the traceback through.
+    ``--debug`` anywhere on the line lets the traceback through. SIGTERM ends the process as
+    Ctrl-C does: after what was half-written is removed.
     """
     args = sys.argv[1:]
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]
     _log_to_terminal()
+    previous = signal.signal(signal.SIGTERM, _terminate)
     try:
         main(args)
         code = 0
     except KeyboardInterrupt:
         code = _fail("Interrupted.", 130)
+    except _Terminated:
+        code = _fail("Terminated.", 128 + signal.SIGTERM)
     except UserError as error:
         if debug:
             raise
@@ -76,7 +82,17 @@ def run_command(main: Callable[[list[str]], None]) -> None:
         if debug or (error.filename is None and error.errno not in _DISK_FULL):
             raise
         code = _fail(_explain(error), 1)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
     sys.exit(code)
+
+
+class _Terminated(BaseException):
+    """SIGTERM, where nobody waits for it as training does."""
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise _Terminated
 
 
 def _fail(message: str, code: int) -> int:
@@ -100,6 +116,8 @@ def _explain(error: OSError) -> str:
 
 
 def _log_to_terminal() -> None:
+    # A log line that a full disk or a closed pipe does not take must not print a traceback.
+    logging.raiseExceptions = False
     logger = logging.getLogger("xraycomp")
     logger.setLevel(logging.INFO)
     if not logger.handlers:

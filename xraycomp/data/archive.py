@@ -5,6 +5,7 @@ import logging
 import shutil
 import stat
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
@@ -44,9 +45,10 @@ def unpack(archive: Path, destination: Path, max_bytes: int = MAX_UNPACKED_BYTES
                 for member in members:
                     source.extract(member, temporary)
                     bar.update(member.file_size)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        # RuntimeError is what zipfile raises for a password and for compression it does not know.
         raise UserError(
-            f"{archive} is not a whole zip file ({error}). Download it again."
+            f"{archive} is not a whole, plain zip file ({error}). Download it again."
         ) from error
     log.info("Unpacked %s into %s.", archive, folder)
     return folder

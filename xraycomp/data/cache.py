@@ -5,6 +5,8 @@ import io
 import json
 import logging
 import os
+import struct
+import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,7 +24,18 @@ from xraycomp.data.files import atomic_folder, write_csv, write_json
 log = logging.getLogger(__name__)
 
 THUMBNAIL_SIZE = 32
-UNDECODABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+UNDECODABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
 """What PIL raises for files that are no image, cut off, or too large to be one."""
 
 _DECODER = 1  # part of every key: raise it when decoding or resizing changes

@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from xraycomp.console.errors import UserError, listing
@@ -135,6 +135,9 @@ def parse_competition(text: str, where: str) -> Competition:
     )
     test = reader.table(table, "test")
     reader.check_keys(test, "test.", required={"images"} if test else set(), optional=set())
+    for key, section in (("train", train), ("test", test)):
+        if section.get("images") == "":
+            raise reader.error(f"{key}.images is empty; it must name a folder (. is the root)")
     patient = reader.table(table, "patient")
     reader.check_keys(patient, "patient.", required=set(), optional={"column", "pattern"})
     competition = Competition(
@@ -178,6 +181,10 @@ def _read_submission(
 
 def _check_consistent(reader: "_Reader", competition: Competition) -> None:
     train = competition.train
+    for key, folder in (("train", train.images), ("test", competition.test)):
+        path = PurePosixPath(folder)
+        if path.is_absolute() or ".." in path.parts:
+            raise reader.error(f"{key}.images = {folder!r} must lie below the competition's root")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", competition.slug):
         raise reader.error(
             f"slug {competition.slug!r} may hold letters, digits, '-' and '_' only, as on Kaggle"

@@ -29,13 +29,15 @@ def find_copies(cache: ImageCache) -> pd.DataFrame:
     ``exact`` for files of equal bytes, else ``near`` for perceptual hashes within
     ``MAX_DISTANCE`` bits. Of several copies each is paired with one that is already listed.
     """
-    exact = _chain(pd.factorize(np.asarray(cache.digests, dtype=object))[0])
-    hashes = perceptual_hashes(cache.thumbnails())
+    # Broken images are black in the cache; they must not stand between two that are black.
+    whole = np.setdiff1d(np.arange(cache.n_images), list(cache.broken)).astype(np.int64)
+    exact = _chain(pd.factorize(np.asarray(cache.digests, dtype=object)[whole])[0])
+    hashes = perceptual_hashes(cache.thumbnails())[whole]
     unique, first, same = np.unique(hashes, axis=0, return_index=True, return_inverse=True)
     near = np.concatenate([_chain(same), first[_near_pairs(unique)]])
-    pairs = pd.DataFrame(np.sort(np.concatenate([exact, near]), axis=1), columns=["a", "b"])
+    found = whole[np.concatenate([exact, near])]
+    pairs = pd.DataFrame(np.sort(found, axis=1), columns=["a", "b"])
     pairs["kind"] = ["exact"] * len(exact) + ["near"] * len(near)
-    pairs = pairs[~pairs[["a", "b"]].isin(list(cache.broken)).any(axis=1)]
     return pairs.drop_duplicates(["a", "b"]).sort_values(["a", "b"], ignore_index=True)
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import pandas as pd
 
+from xraycomp.console.errors import UserError
+
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -69,3 +71,15 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
         table.to_csv(
             temporary, index=False, float_format="%.6f", encoding="utf-8", lineterminator="\n"
         )
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a CSV file with every value as text, exactly as it stands there (``NA`` is no gap).
+
+    Raises ``UserError`` for a file that is no CSV table in UTF-8.
+    """
+    try:
+        return pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{path} is not a readable CSV table: {reason}.") from error

@@ -8,6 +8,7 @@ import pandas as pd
 
 from xraycomp.console.errors import UserError, listing
 from xraycomp.data.competition import Competition
+from xraycomp.data.files import read_table
 
 log = logging.getLogger(__name__)
 
@@ -58,15 +59,24 @@ def visible_folders(folder: Path) -> list[Path]:
     return sorted(
         path
         for path in folder.iterdir()
-        if path.is_dir() and not path.name.startswith((".", "__MACOSX")) and path.suffix != ".tmp"
+        if path.is_dir() and not _is_hidden(path.name) and path.suffix != ".tmp"
     )
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether a file or folder is none of the set's own: ``.ipynb_checkpoints``, ``__MACOSX``."""
+    return name.startswith((".", "__MACOSX"))
 
 
 def find_images(folder: Path) -> list[Path]:
     """All image files (by suffix) at and below ``folder``, in natural order; hidden ones not."""
     if not folder.is_dir():
         return []
-    files = [path for path in folder.rglob("*") if not path.name.startswith(".") and path.is_file()]
+    files = [
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and not any(map(_is_hidden, path.relative_to(folder).parts))
+    ]
     images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
     if len(images) < len(files):
         others = [path.name for path in files if path.suffix.lower() not in IMAGE_SUFFIXES]
@@ -82,9 +92,16 @@ def _natural(text: str) -> list[tuple[int, str]]:
     ]
 
 
+def image_folders(root: Path, pattern: str) -> list[Path]:
+    """The folders below ``root`` that ``pattern`` names (``.`` is ``root`` itself)."""
+    if Path(pattern) == Path():
+        return [root]
+    return sorted(path for path in root.glob(pattern) if path.is_dir())
+
+
 def _image_files(root: Path, pattern: str) -> list[tuple[Path, Path]]:
     """(images folder, file) of every image below the folders that ``pattern`` names."""
-    folders = sorted(path for path in root.glob(pattern) if path.is_dir())
+    folders = image_folders(root, pattern)
     if not folders:
         seen = [path.name for path in visible_folders(root)]
         raise UserError(
@@ -98,6 +115,11 @@ def _image_files(root: Path, pattern: str) -> list[tuple[Path, Path]]:
 
 
 def _rows(root: Path, files: list[tuple[Path, Path]]) -> pd.DataFrame:
+    for _, path in files:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            raise UserError(f"The file name {str(path)!r} is not UTF-8. Rename the file.") from None
     return pd.DataFrame(
         {
             "image": [
@@ -113,7 +135,7 @@ def _from_folders(competition: Competition, root: Path) -> pd.DataFrame:
     files = _image_files(root, competition.train.images)
     folders = {
         child.name
-        for parent in root.glob(competition.train.images)
+        for parent in image_folders(root, competition.train.images)
         for child in visible_folders(parent)
     }
     if unknown := sorted(folders - set(competition.classes)):
@@ -142,11 +164,9 @@ def _from_table(competition: Competition, root: Path) -> pd.DataFrame:
     train = competition.train
     table_path = root / train.labels
     try:
-        table = pd.read_csv(table_path, dtype=str, keep_default_na=False)
+        table = read_table(table_path)
     except FileNotFoundError:
         raise UserError(f"There is no label table {table_path}. Check --data.") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise UserError(f"{table_path} is not a readable CSV table: {error}.") from error
     needed = [train.image_column, train.label_column]
     needed += [competition.patient_column] if competition.patient_column else []
     if missing := [column for column in needed if column not in table.columns]:
@@ -169,14 +189,7 @@ def _from_table(competition: Competition, root: Path) -> pd.DataFrame:
             f"is not a class of {competition.slug} ({listing(competition.classes, 20)})."
         )
     rows = _rows(root, _image_files(root, train.images))
-    by_name = {Path(path).name: row for row, path in enumerate(rows["path"])}
-    by_stem = {Path(path).stem: row for row, path in enumerate(rows["path"])}
-    positions = [by_name.get(name, by_stem.get(name, -1)) for name in names]
-    if lost := [name for name, row in zip(names, positions, strict=True) if row < 0]:
-        raise UserError(
-            f"{len(lost):,} images of {table_path} have no file in {root / train.images}: "
-            f"{listing(lost)}."
-        )
+    positions = _find_rows(names, rows, f"{table_path}", root / train.images)
     if len(rows) > len(table):
         log.info(
             "%s images have no row in %s and are left out.",
@@ -193,6 +206,24 @@ def _from_table(competition: Competition, root: Path) -> pd.DataFrame:
             f"{table_path} has no image of {listing(absent)}, a class of {competition.slug}."
         )
     return labelled
+
+
+def _find_rows(names: pd.Series, rows: pd.DataFrame, table: str, folder: Path) -> list[int]:
+    """The row of each image that the table names by its path or its name, suffixed or not."""
+    found: dict[str, set[int]] = {}
+    for row, (image, path) in enumerate(zip(rows["image"], rows["path"], strict=True)):
+        for name in (image, image + Path(path).suffix, Path(path).name, Path(path).stem):
+            found.setdefault(name, set()).add(row)
+    if lost := [name for name in names if name not in found]:
+        raise UserError(
+            f"{len(lost):,} images of {table} have no file in {folder}: {listing(lost)}."
+        )
+    if several := [name for name in names if len(found[name]) > 1]:
+        raise UserError(
+            f"{len(several):,} images of {table} fit more than one file in {folder}: "
+            f"{listing(several)}. Name them by their path below that folder."
+        )
+    return [min(found[name]) for name in names]
 
 
 def _match_patients(paths: pd.Series, competition: Competition) -> list[str]:

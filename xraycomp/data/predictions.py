@@ -7,6 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from xraycomp.console.errors import UserError, listing
+from xraycomp.data.files import read_table
 
 ID = "image"
 
@@ -31,10 +32,7 @@ def read_predictions(path: Path, classes: tuple[str, ...]) -> pd.DataFrame:
     """
     if not path.is_file():
         raise UserError(f"There is no prediction table {path}. Check the path.")
-    try:
-        table = pd.read_csv(path, dtype={ID: str})
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not a readable CSV table: {error}.") from error
+    table = read_table(path)
     if missing := [name for name in (ID, *classes) if name not in table.columns]:
         raise UserError(f"{path} has no column {listing(missing)}.")
     repeated = table[ID][table[ID].duplicated()]

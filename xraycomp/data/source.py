@@ -1,12 +1,12 @@
 """Find a competition's files: a zip, a folder, the data folder, or drawn on the spot."""
 
+import glob
 import hashlib
 import inspect
 import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
-
-import pandas as pd
 
 from xraycomp.console.errors import UserError, listing
 from xraycomp.data import phantom
@@ -19,7 +19,7 @@ from xraycomp.data.competition import (
     built_in_slugs,
     load_competition,
 )
-from xraycomp.data.files import atomic_folder
+from xraycomp.data.files import atomic_folder, read_table
 from xraycomp.data.manifest import find_images, visible_folders
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def choose_competition(competition: str | None, data: Path | None, data_dir: Pat
     if competition is not None:
         return competition
     if data is not None:
-        name = data.name.removesuffix(".zip")
+        name = _data_name(data)
         return name if name in built_in_slugs() else None
     present = [
         slug for slug in built_in_slugs() if slug != DEFAULT_DRAWN and _candidates(slug, data_dir)
@@ -73,11 +73,17 @@ def open_source(competition: str | None, data: Path | None, data_dir: Path) -> S
     if data is None:
         assert chosen is not None  # by choose_competition
         return Source(chosen, _find_files(chosen, data_dir))
-    slug = chosen.slug if chosen else data.name.removesuffix(".zip")
+    slug = chosen.slug if chosen else _data_name(data)
     root = _open_data(data, data_dir / slug)
     if chosen and competition is None:
         log.info("%s is a built-in competition: its class order and layout are used.", slug)
     return Source(chosen or infer_competition(root, slug), root)
+
+
+def _data_name(data: Path) -> str:
+    """What the competition is called after its files, in the letters that a slug may have."""
+    name = data.absolute().name.removesuffix(".zip")
+    return re.sub(r"[^A-Za-z0-9_-]", "-", name).lstrip("-_") or "data"
 
 
 def _candidates(slug: str, data_dir: Path) -> list[Path]:
@@ -144,24 +150,25 @@ def infer_competition(root: Path, slug: str) -> Competition:
     train = _find_class_tree(root)
     if train is None:
         raise UserError(
-            f"No image-folder tree (train/<class>/<images>) was found in {root}. Describe the "
-            "competition in a TOML file and pass it with --competition."
+            f"No image-folder tree (train/<class>/<images>, two classes or more) was found in "
+            f"{root}. Describe the competition in a TOML file and pass it with --competition."
         )
     classes = tuple(sorted(folder.name for folder in visible_folders(train)))
-    test = next((path for path in (train.parent / "test",) if find_images(path)), None)
+    beside = train.parent / "test"
+    test = beside if train != root and find_images(beside) else None
     sample = next(iter(sorted(root.rglob("sample_submission.csv"))), None) if test else None
     normal = next((name for name in classes if name.lower() == "normal"), "")
     competition = Competition(
-        slug="".join(char if char.isalnum() or char in "-_" else "-" for char in slug) or "data",
+        slug=slug,
         title=slug,
         source="dataset",
         task="binary" if len(classes) == 2 else "multiclass",
         classes=classes,
         metric="macro_f1",
-        train=Labelled(train.relative_to(root).as_posix(), "folders"),
+        train=Labelled(_pattern(train, root), "folders"),
         normal=normal,
         positive=next((name for name in classes if name != normal), "") if normal else "",
-        test=test.relative_to(root).as_posix() if test else "",
+        test=_pattern(test, root) if test else "",
         submission=_infer_submission(root, sample, classes) if test else None,
     )
     order = ", ".join(f"{index} {name}" for index, name in enumerate(classes))
@@ -172,6 +179,11 @@ def infer_competition(root: Path, slug: str) -> Competition:
         order,
     )
     return competition
+
+
+def _pattern(folder: Path, root: Path) -> str:
+    """The pattern that names ``folder`` alone, whatever characters are in its name."""
+    return glob.escape(folder.relative_to(root).as_posix())
 
 
 def _find_class_tree(root: Path) -> Path | None:
@@ -191,7 +203,7 @@ def _is_class_tree(folder: Path) -> bool:
 def _infer_submission(root: Path, sample: Path | None, classes: tuple[str, ...]) -> Submission:
     if sample is None:
         return Submission({"name": "id", "target": "label_index"})
-    head = pd.read_csv(sample, dtype=str, nrows=20)
+    head = read_table(sample).head(20)
     names = [str(name) for name in head.columns]
     columns = {names[0]: "id"}
     for name in names[1:]:

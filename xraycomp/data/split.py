@@ -103,6 +103,7 @@ def split_manifest(
     names = manifest["label"].iloc[rows]
     groups = _groups(manifest["patient"].to_numpy(dtype=object), same_side)[rows]
     groups_of_class = pd.Series(groups).groupby(names.to_numpy()).nunique()
+    groups_of_class = groups_of_class.reindex(list(classes), fill_value=0)
     smallest, count = groups_of_class.idxmin(), groups_of_class.min()
     if count < len(fractions):
         raise UserError(
@@ -111,8 +112,17 @@ def split_manifest(
         )
     labels = pd.Categorical(names, categories=list(classes)).codes.astype(np.int64)
     parts = assign_folds(labels, groups, fractions, seed)
+    held = parts == (fold if folds else 0)
+    for index, name in enumerate(classes):
+        # Where patients have images of several classes, one class can be torn off with another.
+        if len(np.unique(held[labels == index])) < 2:
+            raise UserError(
+                f"The class {name} falls on one side of the split only, since its few patients or "
+                "copies stay together with images of other classes. Try another --seed or "
+                "--val-fraction."
+            )
     split = manifest["split"].to_numpy(dtype=object).copy()
-    split[rows] = np.where(parts == (fold if folds else 0), "val", "train")
+    split[rows] = np.where(held, "val", "train")
     return pd.Series(split, index=manifest.index, name="split", dtype=object)
 
 

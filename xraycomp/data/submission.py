@@ -8,8 +8,8 @@ import pandas as pd
 
 from xraycomp.console.errors import UserError, listing
 from xraycomp.data.competition import PROBABILITY, Competition, Submission
-from xraycomp.data.files import atomic_path, write_csv
-from xraycomp.data.manifest import find_images
+from xraycomp.data.files import atomic_path, read_table, write_csv
+from xraycomp.data.manifest import find_images, image_folders
 from xraycomp.data.predictions import ID
 
 
@@ -23,13 +23,13 @@ def expected_ids(competition: Competition, root: Path) -> list[str]:
         suffix = submission.suffix
         return [
             (path if suffix else path.with_suffix("")).relative_to(folder).as_posix()
-            for folder in sorted(root.glob(competition.test))
+            for folder in image_folders(root, competition.test)
             for path in find_images(folder)
         ]
     path = root / submission.sample
     if not path.is_file():
         raise UserError(f"There is no sample submission {path}. Check the competition's TOML.")
-    sample = pd.read_csv(path, dtype=str, keep_default_na=False)
+    sample = read_table(path)
     if list(sample.columns) != list(submission.columns):
         raise UserError(
             f"{path} has the columns {listing(list(sample.columns))} but {competition.slug} "
@@ -43,7 +43,7 @@ def build_submission(
 ) -> pd.DataFrame:
     """Fill the submission's columns for ``ids`` from a probability table, in the order of ``ids``.
 
-    Raises ``UserError`` where the table lacks an id.
+    Raises ``UserError`` where the table lacks an id or holds a value that is no number.
     """
     submission = _submission(competition)
     by_image = predictions.set_index(ID)
@@ -55,6 +55,10 @@ def build_submission(
         )
     classes = list(competition.classes)
     probs = by_image.loc[keys, classes].to_numpy()
+    if not np.isfinite(probs).all():
+        # argmax would quietly make a label of it.
+        first = keys[int((~np.isfinite(probs)).any(axis=1).argmax())]
+        raise UserError(f"The predictions hold a value that is no number, for {first}.")
     best = probs.argmax(axis=1)
     table = {}
     for column, content in submission.columns.items():
@@ -94,6 +98,8 @@ def check_submission(
         raise UserError(f"{name} starts with a byte-order mark. Save it as plain UTF-8.")
     try:
         lines = list(csv.reader(raw.decode("utf-8").splitlines()))
+    except csv.Error as error:
+        raise UserError(f"{name} is not a readable CSV table: {error}.") from error
     except UnicodeDecodeError as error:
         raise UserError(
             f"{name} is not UTF-8 text (byte {error.start}). Save it as UTF-8."

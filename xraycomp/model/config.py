@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from xraycomp.console.errors import UserError
 
@@ -123,8 +123,15 @@ class TrainConfig:
             self._check(name, getattr(self, name) >= 0, "0 or more")
         for name in ("label_smoothing", "ema_decay", "scale", "shift", "brightness", "contrast"):
             self._check(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
+        for name in ("optimizer", "schedule", "monitor"):
+            choices = get_args(type(self).__annotations__[name])
+            self._check(name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
         self._check("erasing", 0 <= self.erasing <= 1, "a probability from 0 to 1")
         self._check("seed", self.seed >= 0, "0 or more")
+        if self.name is not None:
+            # The folder of that name is replaced on --overwrite: it must not be any folder.
+            plain = Path(self.name).name == self.name and self.name not in ("", "..")
+            self._check("name", plain, "a plain folder name")
         if self.resize_size is not None:
             self._check("resize_size", self.resize_size >= self.image_size, "image_size or more")
         if self.time_limit is not None:
@@ -153,16 +160,15 @@ class TrainConfig:
     @classmethod
     def check_recipe(cls, recipe: Mapping[str, Any], where: str) -> dict[str, Any]:
         """Return ``recipe`` as fields of the configuration, or raise ``UserError``."""
-        defaults = {field.name: field.default for field in dataclasses.fields(cls)}
+        kinds = {field.name: _kinds(field.type) for field in dataclasses.fields(cls)}
         for name, value in recipe.items():
-            if name not in defaults:
-                close = get_close_matches(name, defaults, n=1)
+            if name not in kinds:
+                close = get_close_matches(name, kinds, n=1)
                 hint = f"; did you mean {close[0]}" if close else ""
                 raise UserError(f"{where}: unknown key recipe.{name}{hint}.")
-            default = defaults[name]
-            number = isinstance(default, float) and type(value) is int
-            if default is not None and not number and type(value) is not type(default):
-                kind = type(default).__name__
+            number = float in kinds[name] and type(value) is int
+            if not number and type(value) not in kinds[name]:
+                kind = kinds[name][0].__name__
                 raise UserError(f"{where}: recipe.{name} is {value!r} but must be a {kind}.")
         return dict(recipe)
 
@@ -182,3 +188,9 @@ class TrainConfig:
             for name, value in values.items()
         }
         return cls(**fields)
+
+
+def _kinds(annotation: Any) -> tuple[type, ...]:
+    """The types that a field of that annotation takes: those of its choices, if it has any."""
+    options = get_args(annotation) or (annotation,)
+    return tuple(option if isinstance(option, type) else type(option) for option in options)

@@ -153,17 +153,21 @@ def fit(
             if config.patience and state.epoch - state.best_epoch > config.patience:
                 log.info("No better score for %d epochs: stopping early.", config.patience)
                 break
-            if not loop.train_epoch(stop, deadline, images_after):
+            whole = loop.train_epoch(stop, deadline, images_after)
+            if whole:
+                loop.finish_epoch()
+            else:
                 loop.save()
-                where = f"in epoch {state.epoch + 1} after {state.progress.step} steps"
-                again = f"python -m xraycomp.train --resume {run.path}"
-                if stop.signal_number:
-                    raise Stopped(f"Stopped {where}. Go on with: {again}", stop.signal_number)
+            where = f"in epoch {state.epoch + 1} after {state.progress.step} steps"
+            where = f"after epoch {state.epoch}" if whole else where
+            again = f"python -m xraycomp.train --resume {run.path}"
+            if stop.signal_number:
+                raise Stopped(f"Stopped {where}. Go on with: {again}", stop.signal_number)
+            if not whole:
                 log.info("Time limit reached %s. Go on later with: %s", where, again)
                 if not run.best.is_file():
                     loop.save_best()
                 return False
-            loop.finish_epoch()
     return True
 
 
@@ -260,18 +264,22 @@ class Loop:
 
     def _check_losses(self, pending: list[Tensor]) -> None:
         for loss in torch.stack(pending).tolist():
-            if not np.isfinite(loss):
-                kept = (
-                    f"The last good checkpoint is {self.run.checkpoint}"
-                    if self.run.checkpoint.is_file()
-                    else "No checkpoint had been saved yet"
-                )
-                raise UserError(
-                    f"The loss became {loss} in epoch {self.state.epoch + 1}. {kept}; try a lower "
-                    f"--lr than {self.config.lr:g}."
-                )
+            self._check_loss(loss)
             self.state.progress.loss_sum += loss
         pending.clear()
+
+    def _check_loss(self, loss: float) -> None:
+        if np.isfinite(loss):
+            return
+        kept = (
+            f"The last good checkpoint is {self.run.checkpoint}"
+            if self.run.checkpoint.is_file()
+            else "No checkpoint had been saved yet"
+        )
+        raise UserError(
+            f"The loss became {loss} in epoch {self.state.epoch + 1}. {kept}; try a lower "
+            f"--lr than {self.config.lr:g}."
+        )
 
     def _must_stop(self, deadline: float | None, images_after: int) -> bool:
         if deadline is None:
@@ -337,6 +345,7 @@ class Loop:
         self.predict_seconds_per_image = (time.monotonic() - began) / len(self.val)
         true = probs[np.arange(len(probs)), self.val.labels]
         val_loss = float(-np.log(np.maximum(true, np.finfo(float).tiny)).mean())
+        self._check_loss(val_loss)  # the step after the last checked loss may have spoilt a weight
         return {"val_loss": val_loss, **self.score(self.val.labels, probs)}
 
     def save_best(self) -> None:

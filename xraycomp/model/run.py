@@ -100,7 +100,7 @@ class RunFolder:
         path = self.path / "config.json"
         try:
             return TrainConfig.from_json(json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is damaged or of another version ({error}).") from error
 
     def competition(self) -> Competition:
