@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import logging
+import shutil
 import time
 from collections.abc import Sequence
 
@@ -62,9 +63,18 @@ def train(config: TrainConfig) -> RunFolder:
             with contextlib.suppress(OSError):
                 run.path.rmdir()  # only if nothing is in it
             raise
-        run.write_setup(config, source.competition, dataset.manifest, duplicates)
+        try:
+            run.write_setup(config, source.competition, dataset.manifest, duplicates)
+        except BaseException:
+            shutil.rmtree(run.path, ignore_errors=True)  # half a setup is no run
+            raise
     handler = run.log_to_file()
     try:
+        if not config.resume:
+            counts = dataset.manifest["split"].value_counts()
+            parts = ", ".join(f"{count:,} {split}" for split, count in counts.items())
+            log.info("%s: %s.", source.competition.title, parts)
+            log.info(count_copies(duplicates))
         _fit(config, run, dataset, state, deadline)
         _finish(config, run, source, dataset, device)
     finally:
@@ -122,14 +132,6 @@ def _prepare(source: Source, config: TrainConfig) -> tuple[Dataset, pd.DataFrame
         )
     )
     described = describe_copies(copies, manifest)
-    log.info(
-        "%s: %s.",
-        competition.title,
-        ", ".join(
-            f"{count:,} {split}" for split, count in manifest["split"].value_counts().items()
-        ),
-    )
-    log.info(count_copies(described))
     return dataclasses.replace(dataset, manifest=manifest), described
 
 

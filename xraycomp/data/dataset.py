@@ -28,8 +28,8 @@ class Dataset:
     def split(self, name: str) -> ImageSet:
         """The images of one split; test images have the label -1."""
         rows = np.flatnonzero(self.manifest["split"] == name)
-        labels = pd.Categorical(self.manifest["label"].iloc[rows], categories=list(self.classes))
-        return ImageSet(self.cache, rows, labels.codes.astype(np.int64))
+        labels = pd.Index(self.classes).get_indexer(pd.Index(self.manifest["label"].iloc[rows]))
+        return ImageSet(self.cache, rows, labels.astype(np.int64))
 
     def ids(self, name: str) -> list[str]:
         """The image ids of one split, in the order of ``split(name).rows``."""

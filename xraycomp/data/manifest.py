@@ -49,7 +49,7 @@ def build_manifest(competition: Competition, root: Path) -> pd.DataFrame:
                 f"({listing(list(repeated))}). Remove the copies."
             )
     manifest = pd.concat(parts, ignore_index=True)
-    return manifest.reindex(columns=COLUMNS).fillna("")
+    return manifest[COLUMNS]
 
 
 def visible_folders(folder: Path) -> list[Path]:
@@ -126,6 +126,8 @@ def _rows(root: Path, files: list[tuple[Path, Path]]) -> pd.DataFrame:
                 path.relative_to(folder).with_suffix("").as_posix() for folder, path in files
             ],
             "path": [path.relative_to(root).as_posix() for _, path in files],
+            "label": "",
+            "patient": "",
         },
         dtype=object,
     )
@@ -247,4 +249,4 @@ def list_folder(path: Path) -> pd.DataFrame:
         raise UserError(f"There are no images at {path}. Check the path given with --images.")
     folder = path.parent if path.is_file() else path
     rows = _rows(folder, [(folder, file) for file in files])
-    return rows.assign(split="predict").reindex(columns=COLUMNS).fillna("")
+    return rows.assign(split="predict")[COLUMNS]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xraycomp.console.errors import UserError, listing
-from xraycomp.data import phantom
+from xraycomp.data import phantom, thorax
 from xraycomp.data.archive import unpack
 from xraycomp.data.competition import (
     PROBABILITY,
@@ -119,8 +119,8 @@ def _draw(competition: Competition, raw: Path) -> Path:
     if competition.slug != DEFAULT_DRAWN:
         raise UserError(f"Only {DEFAULT_DRAWN} can be drawn, not {competition.slug}.")
     # Named after the code that draws it: other code draws other films.
-    code = inspect.getsource(phantom).encode()
-    root = raw / hashlib.blake2b(code, digest_size=6).hexdigest()
+    code = inspect.getsource(phantom) + inspect.getsource(thorax)
+    root = raw / hashlib.blake2b(code.encode(), digest_size=6).hexdigest()
     if not root.is_dir():
         with atomic_folder(root) as temporary:
             phantom.draw_competition(temporary)

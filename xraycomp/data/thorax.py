@@ -155,7 +155,7 @@ def draw_vessels(x: Plane, y: Plane, body: Generator) -> Plane:
     for _ in range(3):
         across = x - either_side(body) * body.uniform(0.22, 0.42)
         disc = 1 - np.hypot(across, y - body.uniform(-0.2, 0.3)) / body.uniform(0.015, 0.028)
-        vessels += body.uniform(0.05, 0.11) * inside(disc, 0.8)
+        vessels += body.uniform(0.04, 0.09) * inside(disc, 0.8)
     return vessels
 
 

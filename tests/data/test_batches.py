@@ -1,0 +1,67 @@
+"""Which images an epoch shows: balanced, repeatable, resumable, at any size."""
+
+import numpy as np
+import pytest
+from scipy.stats import chisquare
+
+from xraycomp.data.batches import balanced_weights, epoch_order, whole_batches
+
+LABELS = np.repeat([0, 1, 2, 3], [20, 100, 380, 1500])
+
+
+def test_balanced_weights_draw_every_class_and_every_image_of_a_class_alike():
+    weights = balanced_weights(LABELS)
+    assert weights.sum() == pytest.approx(1)
+    drawn = np.concatenate([epoch_order(len(LABELS), weights, 0, epoch) for epoch in range(40)])
+    assert chisquare(np.bincount(LABELS[drawn])).pvalue > 1e-4
+    of_rarest = drawn[LABELS[drawn] == 0]
+    assert chisquare(np.bincount(of_rarest, minlength=20)).pvalue > 1e-4
+
+
+def test_a_class_that_is_absent_takes_no_weight():
+    weights = balanced_weights(np.array([0, 0, 2]))
+    assert weights == pytest.approx([0.25, 0.25, 0.5])
+
+
+def test_without_weights_each_image_comes_once():
+    order = epoch_order(1000, None, seed=0, epoch=0)
+    assert sorted(order) == list(range(1000))
+    assert list(order) != list(range(1000))
+
+
+@pytest.mark.parametrize("weights", [None, balanced_weights(LABELS)])
+def test_the_order_depends_on_seed_and_epoch_alone(weights):
+    def order(seed, epoch):
+        return epoch_order(len(LABELS), weights, seed, epoch).tolist()
+
+    first = order(1, 0)
+    np.random.seed(5)  # the global state must not matter
+    assert order(1, 0) == first
+    assert order(1, 1) != first
+    assert order(2, 0) != first
+    assert order(0, 1) != order(1, 0)
+
+
+@pytest.mark.parametrize("start", [0, 1, 7, 14, 15])
+def test_an_epoch_goes_on_at_any_batch(start):
+    order = epoch_order(1003, None, seed=0, epoch=0)
+    whole = [batch.tolist() for batch in whole_batches(order, 64)]
+    assert len(whole) == 15
+    assert [batch.tolist() for batch in whole_batches(order, 64, start=start)] == whole[start:]
+    assert {len(batch) for batch in whole} == {64}
+    assert np.concatenate(whole).tolist() == order[: 15 * 64].tolist()
+
+
+def test_a_set_smaller_than_a_batch_gives_none():
+    assert list(whole_batches(np.arange(5), 8)) == []
+
+
+def test_more_weights_than_torch_multinomial_takes_are_drawn_evenly():
+    n = (1 << 24) + 1000  # torch.multinomial refuses more than 2**24 categories
+    weights = np.zeros(n)
+    weights[-2000:] = 1 / 2000
+    order = epoch_order(n, weights, seed=0, epoch=0)
+    assert len(order) == n
+    assert order.min() == n - 2000
+    assert order.max() == n - 1
+    assert chisquare(np.bincount(order - order.min())).pvalue > 1e-4

@@ -1,0 +1,57 @@
+"""Probability tables: written, read back, and refused where they are wrong."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from xraycomp.console.errors import UserError
+from xraycomp.data.files import write_csv
+from xraycomp.data.predictions import probability_table, read_predictions
+
+CLASSES = ("covid", "normal")
+
+
+def test_a_table_reads_back_as_it_was_written_to_six_digits(tmp_path):
+    probs = np.random.default_rng(0).dirichlet([1, 1], size=50)
+    # Ids that a careless reader turns into numbers or gaps.
+    ids = ["001", "1e5", "NA", "nan", "null", "", *(f"test_{n}" for n in range(44))]
+    write_csv(tmp_path / "test.csv", probability_table(ids, probs, CLASSES))
+    table = read_predictions(tmp_path / "test.csv", CLASSES)
+    assert list(table.columns) == ["image", "covid", "normal"]
+    assert list(table["image"]) == ids
+    assert np.abs(table[["covid", "normal"]].to_numpy() - probs).max() <= 5.1e-7
+
+
+def test_columns_are_taken_by_name_and_others_dropped(tmp_path):
+    table = pd.DataFrame({"normal": [0.25], "fold": [3], "image": ["a"], "covid": [0.75]})
+    table.to_csv(tmp_path / "test.csv", index=False)
+    read = read_predictions(tmp_path / "test.csv", CLASSES)
+    assert read.to_dict("records") == [{"image": "a", "covid": 0.75, "normal": 0.25}]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "not a readable CSV table"),
+        (b'image,covid,normal\n"a,0.5', "not a readable CSV table"),
+        ("image,covid,normal\nä,0,1\n".encode("latin-1"), "not a readable CSV table"),
+        (b"image,covid\na,0.5\n", "no column normal"),
+        (b"name,covid,normal\na,0.5,0.5\n", "no column image"),
+        (b"image,covid,normal\na,0,1\na,0,1\n", "1 images twice: a"),
+        (b"image,covid,normal\na,0,1\nb,-0.1,1\n", "1 rows .* the first for b"),
+        (b"image,covid,normal\na,0,1.01\n", "the first for a"),
+        (b"image,covid,normal\na,,1\n", "the first for a"),
+        (b"image,covid,normal\na,nan,1\n", "the first for a"),
+        (b"image,covid,normal\na,high,1\n", "the first for a"),
+    ],
+)
+def test_a_wrong_table_is_refused(tmp_path, content, said):
+    (tmp_path / "test.csv").write_bytes(content)
+    with pytest.raises(UserError, match=said) as caught:
+        read_predictions(tmp_path / "test.csv", CLASSES)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_table_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"no prediction table .*test\.csv"):
+        read_predictions(tmp_path / "test.csv", CLASSES)

@@ -1,0 +1,142 @@
+"""What a configuration refuses, how it is written, and what a recipe may say."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from xraycomp.console.errors import UserError
+from xraycomp.data.competition import built_in_slugs, load_competition
+from xraycomp.model.config import TrainConfig
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "sentence"),
+    [
+        ("image_size", 0, "--image-size is 0; it must be at least 1."),
+        ("epochs", 0, "--epochs is 0; it must be at least 1."),
+        ("batch_size", -1, "--batch-size is -1; it must be at least 1."),
+        ("accumulate", 0, "--accumulate is 0; it must be at least 1."),
+        ("lr", -0.1, "--lr is -0.1; it must be 0 or more."),
+        ("lr", float("nan"), "--lr is nan; it must be 0 or more."),
+        ("momentum", -1.0, "--momentum is -1.0; it must be 0 or more."),
+        ("weight_decay", -1.0, "--weight-decay is -1.0; it must be 0 or more."),
+        ("warmup_epochs", -1.0, "--warmup-epochs is -1.0; it must be 0 or more."),
+        ("clip_grad", -1.0, "--clip-grad is -1.0; it must be 0 or more."),
+        ("mixup", -1.0, "--mixup is -1.0; it must be 0 or more."),
+        ("seed", -1, "--seed is -1; it must be 0 or more."),
+        ("label_smoothing", 1.0, "--label-smoothing is 1.0; it must be at least 0 and below 1."),
+        ("ema_decay", 1.0, "--ema-decay is 1.0; it must be at least 0 and below 1."),
+        ("scale", 1.5, "--scale is 1.5; it must be at least 0 and below 1."),
+        ("shift", -0.1, "--shift is -0.1; it must be at least 0 and below 1."),
+        ("brightness", 1.0, "--brightness is 1.0; it must be at least 0 and below 1."),
+        ("contrast", -0.5, "--contrast is -0.5; it must be at least 0 and below 1."),
+        ("erasing", 1.5, "--erasing is 1.5; it must be a probability from 0 to 1."),
+        ("resize_size", 200, "--resize-size is 200; it must be image_size or more."),
+        ("time_limit", 0.0, "--time-limit is 0.0; it must be more than 0 minutes."),
+        ("workers", 0, "--workers is 0; it must be at least 1."),
+        ("optimizer", "rmsprop", "--optimizer is rmsprop; it must be one of sgd, adam, adamw."),
+        (
+            "schedule",
+            "linear",
+            "--schedule is linear; it must be one of cosine, onecycle, step, constant.",
+        ),
+        (
+            "monitor",
+            "f1",
+            "--monitor is f1; it must be one of val_macro_f1, val_auroc, val_accuracy, val_loss.",
+        ),
+        ("name", "..", "--name is ..; it must be a plain folder name."),
+        ("name", ".", "--name is .; it must be a plain folder name."),
+        ("name", "a/b", "--name is a/b; it must be a plain folder name."),
+        ("name", "/tmp", "--name is /tmp; it must be a plain folder name."),
+    ],
+)
+def test_a_value_outside_its_range_is_refused_in_one_sentence(field, value, sentence):
+    with pytest.raises(UserError) as caught:
+        TrainConfig(**{field: value})
+    assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("fields", "cached"),
+    [
+        ({"image_size": 224}, 256),
+        ({"image_size": 32}, 37),
+        ({"image_size": 224, "resize_size": 224}, 224),
+        ({"image_size": 224, "resize_size": 300}, 300),
+    ],
+)
+def test_images_are_cached_an_eighth_larger_unless_told(fields, cached):
+    assert TrainConfig(**fields).cache_size == cached
+
+
+CHANGED = TrainConfig(
+    competition="mine.toml",
+    data=Path("some/where.zip"),
+    name="a run",
+    resume=Path("runs/x"),
+    overwrite=True,
+    resize_size=300,
+    lr=0.1,
+    optimizer="adamw",
+    flip=False,
+    time_limit=1.5,
+    workers=3,
+    data_dir=Path("/d"),
+    runs_dir=Path("r"),
+    submissions_dir=Path("s"),
+)
+
+
+@pytest.mark.parametrize("config", [TrainConfig(), CHANGED], ids=["defaults", "changed"])
+def test_json_and_back_gives_the_same_configuration(config):
+    text = json.dumps(config.to_json())
+    assert set(json.loads(text)) == {field.name for field in dataclasses.fields(TrainConfig)}
+    assert TrainConfig.from_json(json.loads(text)) == config
+
+
+def test_a_recipe_goes_over_the_defaults_and_under_what_is_given():
+    recipe = {"lr": 0.5, "epochs": 3, "schedule": "onecycle"}
+    config = TrainConfig.from_recipe(recipe, "x.toml", epochs=7, batch_size=4)
+    assert (config.lr, config.schedule) == (0.5, "onecycle")
+    assert (config.epochs, config.batch_size) == (7, 4)
+    untouched = TrainConfig(lr=0.5, epochs=7, schedule="onecycle", batch_size=4)
+    assert config == untouched
+
+
+def test_an_empty_recipe_is_the_defaults():
+    assert TrainConfig.from_recipe({}, "x.toml") == TrainConfig()
+
+
+def test_a_whole_number_will_do_for_a_fraction():
+    assert TrainConfig.from_recipe({"lr": 1, "warmup_epochs": 0}, "x.toml").lr == 1
+    assert TrainConfig.from_recipe({"time_limit": 5, "resize_size": 256}, "x").cache_size == 256
+
+
+@pytest.mark.parametrize(
+    ("recipe", "sentence"),
+    [
+        ({"epoch": 3}, r"x\.toml: unknown key recipe\.epoch; did you mean epochs\."),
+        ({"zzz": 3}, r"x\.toml: unknown key recipe\.zzz\."),
+        ({"epochs": "3"}, r"x\.toml: recipe\.epochs is '3' but must be a int\."),
+        ({"epochs": True}, r"x\.toml: recipe\.epochs is True but must be a int\."),
+        ({"epochs": 2.5}, r"x\.toml: recipe\.epochs is 2\.5 but must be a int\."),
+        ({"flip": 1}, r"x\.toml: recipe\.flip is 1 but must be a bool\."),
+        ({"lr": "fast"}, r"x\.toml: recipe\.lr is 'fast' but must be a float\."),
+        ({"resize_size": "256"}, r"x\.toml: recipe\.resize_size is '256' but must be a int\."),
+        ({"time_limit": "long"}, r"x\.toml: recipe\.time_limit is 'long' but must be a float\."),
+        ({"optimizer": 1}, r"x\.toml: recipe\.optimizer is 1 but must be a str\."),
+        ({"optimizer": "rmsprop"}, "must be one of sgd, adam, adamw"),
+        ({"epochs": 0}, "--epochs is 0"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_and_the_file_named(recipe, sentence):
+    with pytest.raises(UserError, match=sentence):
+        TrainConfig.from_recipe(recipe, "x.toml")
+
+
+@pytest.mark.parametrize("slug", built_in_slugs())
+def test_the_recipes_that_come_with_the_kit_are_sound(slug):
+    assert TrainConfig.from_recipe(load_competition(slug).recipe, slug)

@@ -1,0 +1,122 @@
+"""Probabilities of an image depend on the network and that image alone."""
+
+import numpy as np
+import pytest
+import torch
+
+from xraycomp.console.errors import UserError
+from xraycomp.model.config import TrainConfig
+from xraycomp.model.inference import choose_device, load_best, predict_probs
+from xraycomp.model.run import save_checkpoint
+from xraycomp.model.zoo import create_model
+
+CPU = torch.device("cpu")
+CONFIG = TrainConfig(image_size=32, resize_size=36)
+
+
+@pytest.fixture(scope="module")
+def films(draw_film, make_set):
+    rng = np.random.default_rng(1)
+    return make_set([draw_film(label % 3, rng, 36) for label in range(23)], np.arange(23) % 3, 36)
+
+
+@pytest.fixture(scope="module")
+def net():
+    """ResNet-18 whose batch norms have seen something, so that their statistics matter."""
+    torch.manual_seed(0)
+    model = create_model("resnet18", 3)
+    model.train()
+    for _ in range(3):
+        model(torch.randn(8, 1, 32, 32) * 0.5)
+    return model
+
+
+def probs_of(model, films, rows=None, **options):
+    rows = films.rows if rows is None else rows
+    return predict_probs(model, films.cache, rows, CONFIG, CPU, **options)
+
+
+@pytest.mark.parametrize("tta", [False, True])
+@pytest.mark.parametrize("batch_size", [1, 7, 100])
+def test_batch_size_and_order_change_nothing(net, films, batch_size, tta):
+    wanted = probs_of(net, films, tta=tta)
+    order = np.random.default_rng(0).permutation(len(films))
+    found = probs_of(net, films, order, batch_size=batch_size, tta=tta)
+    np.testing.assert_allclose(found, wanted[order], atol=1e-6)
+    assert np.ptp(wanted, axis=0).max() > 1e-3  # the images do differ
+
+
+def test_rows_are_probabilities_in_full_precision(net, films):
+    probs = probs_of(net, films)
+    assert probs.shape == (23, 3)
+    assert probs.dtype == np.float64
+    np.testing.assert_allclose(probs.sum(axis=1), 1, atol=1e-12)
+
+
+def test_tta_is_the_mean_of_both_views(net, films, make_set):
+    """Against films that were mirrored before they were written."""
+    pixels = films.cache.gather(films.rows)
+    mirrored = make_set(list(pixels[:, :, ::-1].copy()), films.labels, 36)
+    one, other = probs_of(net, films), probs_of(net, mirrored)
+    assert np.abs(one - other).max() > 1e-4
+    np.testing.assert_allclose(probs_of(net, films, tta=True), (one + other) / 2, atol=1e-6)
+
+
+def test_the_other_images_of_the_set_play_no_part(net, films, make_set):
+    """White and black films beside them do not move the probabilities of the first ones."""
+    pixels = list(films.cache.gather(films.rows))
+    extremes = [np.full((36, 36), value, np.uint8) for value in (0, 255) * 20]
+    mixed = make_set(pixels + extremes, np.zeros(63), 36)
+    found = probs_of(net, mixed, batch_size=63)[:23]
+    np.testing.assert_allclose(found, probs_of(net, films), atol=1e-6)
+
+
+def test_predicting_changes_nothing_in_the_network(net, films):
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    net.train()
+    probs_of(net, films)
+    for key, value in net.state_dict().items():
+        assert torch.equal(value, before[key]), key
+
+
+def test_dropout_is_off(films):
+    torch.manual_seed(0)
+    model = create_model("squeezenet1_1", 3)
+    model.train()
+    np.testing.assert_array_equal(probs_of(model, films), probs_of(model, films))
+
+
+@pytest.fixture
+def best(tmp_path, net):
+    path = tmp_path / "best.pt"
+    content = {"model": net.state_dict(), "mean": net.mean, "std": net.std}
+    save_checkpoint(path, {**content, "classes": ["a", "b", "c"], "config": {}})
+    return path
+
+
+def test_best_weights_come_back_as_the_network_that_was_saved(best, net, films):
+    model = load_best(best, ("a", "b", "c"), CONFIG)
+    assert (model.mean, model.std) == (net.mean, net.std)
+    np.testing.assert_allclose(probs_of(model, films), probs_of(net, films), atol=1e-6)
+
+
+@pytest.mark.parametrize("classes", [("a", "c", "b"), ("a", "b"), ("x", "y", "z")])
+def test_best_weights_of_other_classes_are_refused(best, classes):
+    with pytest.raises(UserError, match="was trained on the classes a, b, c, not on"):
+        load_best(best, classes, CONFIG)
+
+
+def test_best_weights_of_another_architecture_are_refused(best):
+    with pytest.raises(UserError, match="do not belong to squeezenet1_1"):
+        load_best(best, ("a", "b", "c"), TrainConfig(arch="squeezenet1_1"))
+
+
+def test_the_processor_can_always_be_chosen():
+    assert choose_device("cpu") == CPU
+    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.parametrize("name", ["toaster", "cuda:99", "", "xpu:7"])
+def test_a_device_that_is_not_there_is_refused(name):
+    with pytest.raises(UserError, match=r"cannot be used here\. Use --device cpu or auto"):
+        choose_device(name)
