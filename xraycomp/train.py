@@ -52,6 +52,7 @@ def train(config: TrainConfig) -> RunFolder:
     if config.resume:
         run = RunFolder.open(config.resume)
         dataset = _load(run.manifest(), source, config)
+        duplicates = None
         state = _start(config, run, dataset, device)
     else:
         run_name = config.name or default_name(source.competition, config)
@@ -70,7 +71,7 @@ def train(config: TrainConfig) -> RunFolder:
             raise
     handler = run.log_to_file()
     try:
-        if not config.resume:
+        if duplicates is not None:
             counts = dataset.manifest["split"].value_counts()
             parts = ", ".join(f"{count:,} {split}" for split, count in counts.items())
             log.info("%s: %s.", source.competition.title, parts)

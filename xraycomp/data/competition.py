@@ -191,6 +191,8 @@ def _check_consistent(reader: "_Reader", competition: Competition) -> None:
         )
     if len(competition.classes) < 2 or len(set(competition.classes)) < len(competition.classes):
         raise reader.error("classes must name at least two classes, each once")
+    if "image" in competition.classes:
+        raise reader.error("a class cannot be called image, the id column of prediction tables")
     if competition.task == "binary" and len(competition.classes) != 2:
         raise reader.error("task is binary but classes does not name exactly two")
     if competition.metric == "hard_label_auroc" and not competition.positive:

@@ -21,7 +21,7 @@ import torchvision
 import xraycomp
 from xraycomp.console.errors import UserError
 from xraycomp.data.competition import Competition, format_competition, parse_competition
-from xraycomp.data.files import atomic_path, write_csv, write_json, write_text
+from xraycomp.data.files import atomic_path, read_table, write_csv, write_json, write_text
 from xraycomp.data.predictions import read_predictions
 from xraycomp.model.config import TrainConfig
 
@@ -110,7 +110,7 @@ class RunFolder:
 
     def manifest(self) -> pd.DataFrame:
         """The run's exact split."""
-        return pd.read_csv(self.path / "manifest.csv", dtype=str, keep_default_na=False)
+        return read_table(self.path / "manifest.csv")
 
     def predictions(self, split: str) -> pd.DataFrame:
         """The run's probability table of ``split``."""
