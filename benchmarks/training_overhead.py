@@ -24,9 +24,10 @@ from xraycomp.data.batches import ImageSet, epoch_order, whole_batches
 from xraycomp.data.cache import build_cache
 from xraycomp.data.phantom import CLASSES, draw_competition
 from xraycomp.model.config import TrainConfig
-from xraycomp.model.engine import Loop, start_state
+from xraycomp.model.engine import Loop
 from xraycomp.model.inference import choose_device
 from xraycomp.model.run import RunFolder
+from xraycomp.model.state import start_state
 from xraycomp.model.zoo import create_model
 
 

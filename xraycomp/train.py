@@ -22,9 +22,10 @@ from xraycomp.data.source import DEFAULT_DRAWN, Source, choose_competition, open
 from xraycomp.data.split import split_manifest
 from xraycomp.data.submission import expected_ids, write_submission
 from xraycomp.model.config import TrainConfig
-from xraycomp.model.engine import TrainState, fit, restore_state, start_state
+from xraycomp.model.engine import fit
 from xraycomp.model.inference import choose_device, load_best, predict_probs
 from xraycomp.model.run import RunFolder, default_name, read_checkpoint
+from xraycomp.model.state import TrainState, restore_state, start_state
 from xraycomp.model.zoo import check_input_size, create_model
 from xraycomp.remote.credentials import credential_sources
 from xraycomp.report.metrics import epoch_scores

@@ -14,9 +14,10 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from xraycomp.console.errors import Stopped, UserError
 from xraycomp.data.batches import ImageSet
-from xraycomp.model.engine import fit, restore_state, start_state
+from xraycomp.model.engine import fit
 from xraycomp.model.inference import predict_probs
 from xraycomp.model.run import RunFolder, read_checkpoint
+from xraycomp.model.state import restore_state, start_state
 from xraycomp.report.metrics import epoch_scores
 
 CPU = torch.device("cpu")

@@ -181,7 +181,7 @@ def pick_place(thorax: Thorax, rng: Generator, margin: float) -> tuple[float, fl
 def draw_nodule(thorax: Thorax, rng: Generator) -> tuple[Plane, Plane]:
     """A round, sharp spot, a little longer than wide."""
     x, y = pick_place(thorax, rng, margin=0.06)
-    radius, stretch = rng.uniform(0.075, 0.135), rng.uniform(1, 1.3)
+    radius, stretch = rng.uniform(0.085, 0.14), rng.uniform(1, 1.3)
     across, along = turned(thorax.x - x, thorax.y - y, rng.uniform(0, math.pi))
     footprint = inside(1 - np.hypot(across, along / stretch) / radius, 0.45)
     footprint *= 0.3 + 0.7 * thorax.lung  # dim where heart or wall is white already

@@ -3,16 +3,12 @@
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, cast
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from xraycomp.console.errors import Stopped, UserError
@@ -22,9 +18,8 @@ from xraycomp.model.augment import mix, prepare
 from xraycomp.model.config import TrainConfig
 from xraycomp.model.inference import autocast_dtype, predict_probs
 from xraycomp.model.losses import cross_entropy, inverse_frequency_weights
-from xraycomp.model.optimize import create_optimizer, create_scheduler
 from xraycomp.model.run import RunFolder, save_checkpoint
-from xraycomp.model.stem import GrayModel
+from xraycomp.model.state import Progress, TrainState, checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -33,85 +28,6 @@ Score = Callable[[NDArray[np.int64], NDArray[np.float64]], dict[str, float]]
 
 _STEPS_BETWEEN_CHECKS = 16  # reading the loss makes a GPU wait, so it is not done every step
 _SECONDS_TO_WRITE = 10.0  # kept back before a deadline for plots and files
-
-
-@dataclass
-class Progress:
-    """How far the current epoch has come; kept in the checkpoint to go on in its middle."""
-
-    step: int = 0
-    loss_sum: float = 0.0
-    seconds: float = 0.0
-    data_seconds: float = 0.0
-
-
-@dataclass
-class TrainState:
-    """Everything that changes while training."""
-
-    model: GrayModel
-    optimizer: Optimizer
-    scheduler: LRScheduler
-    scaler: torch.amp.GradScaler
-    ema: AveragedModel | None
-    epoch: int = 0
-    best: float = -float("inf")
-    best_epoch: int = -1
-    progress: Progress = field(default_factory=Progress)
-
-    @property
-    def judged(self) -> GrayModel:
-        """The network that is validated and kept: the averaged one if there is one."""
-        return cast(GrayModel, self.ema.module) if self.ema else self.model
-
-
-def start_state(
-    model: GrayModel, n_train: int, config: TrainConfig, device: torch.device
-) -> TrainState:
-    """Put the network on the device and make what trains it.
-
-    Raises ``UserError`` where the training set does not fill one step.
-    """
-    steps = n_train // (config.batch_size * config.accumulate)
-    if steps == 0:
-        raise UserError(
-            f"--batch-size {config.batch_size} (times --accumulate {config.accumulate}) is larger "
-            f"than the training set of {n_train:,} images. Choose a smaller one."
-        )
-    model = model.to(device).to(memory_format=torch.channels_last)
-    optimizer = create_optimizer(model, config)
-    average = get_ema_multi_avg_fn(config.ema_decay)  # type: ignore[no-untyped-call]
-    return TrainState(
-        model=model,
-        optimizer=optimizer,
-        scheduler=create_scheduler(optimizer, config, steps),
-        scaler=torch.amp.GradScaler(device.type, enabled=autocast_dtype(device) == torch.float16),
-        ema=AveragedModel(model, multi_avg_fn=average, use_buffers=True)
-        if config.ema_decay
-        else None,
-    )
-
-
-def restore_state(state: TrainState, checkpoint: dict[str, Any], where: str) -> None:
-    """Put a checkpoint's values into ``state``. Raises ``UserError`` where they do not fit."""
-    try:
-        state.model.load_state_dict(checkpoint["model"])
-        state.optimizer.load_state_dict(checkpoint["optimizer"])
-        state.scheduler.load_state_dict(checkpoint["scheduler"])
-        state.scaler.load_state_dict(checkpoint["scaler"])
-        if state.ema:
-            state.ema.load_state_dict(checkpoint["ema"])
-        state.epoch = checkpoint["epoch"]
-        state.best, state.best_epoch = checkpoint["best"], checkpoint["best_epoch"]
-        state.progress = Progress(**checkpoint["progress"])
-        torch.set_rng_state(checkpoint["rng"]["cpu"])
-        if torch.cuda.is_available() and checkpoint["rng"]["cuda"]:
-            torch.cuda.set_rng_state_all(checkpoint["rng"]["cuda"])
-    except (KeyError, RuntimeError, ValueError, TypeError) as error:
-        raise UserError(
-            f"{where} is a checkpoint of another model or configuration and cannot be continued "
-            "with this one. Train anew."
-        ) from error
 
 
 def fit(
@@ -363,21 +279,4 @@ class Loop:
 
     def save(self) -> None:
         """Write ``checkpoint.pt``: everything that is needed to go on."""
-        state = self.state
-        content = {
-            "model": state.model.state_dict(),
-            "mean": state.model.mean,
-            "std": state.model.std,
-            "optimizer": state.optimizer.state_dict(),
-            "scheduler": state.scheduler.state_dict(),
-            "scaler": state.scaler.state_dict(),
-            "ema": state.ema.state_dict() if state.ema else None,
-            "epoch": state.epoch,
-            "progress": vars(state.progress),
-            "best": state.best,
-            "best_epoch": state.best_epoch,
-            "rng": {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()},
-            "classes": list(self.classes),
-            "config": self.config.to_json(),
-        }
-        save_checkpoint(self.run.checkpoint, content)
+        save_checkpoint(self.run.checkpoint, checkpoint(self.state, self.classes, self.config))
