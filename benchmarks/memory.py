@@ -18,25 +18,14 @@ from results import save
 
 from xraycomp.data.phantom import draw_competition
 
-FLAGS = [
-    "--image-size",
-    "32",
-    "--resize-size",
-    "256",
-    "--epochs",
-    "1",
-    "--batch-size",
-    "64",
-    "--competition",
-    "phantom",
-]
+FLAGS = "--competition phantom --image-size 32 --resize-size 256 --epochs 1 --batch-size 64"
 
 
 def peak_bytes(n_images: int, scratch: Path) -> int:
     """Train on ``n_images`` drawn images and return the process's peak resident memory."""
     data = scratch / f"images-{n_images}"
     draw_competition(data, n_train=n_images, n_test=100, size=64)
-    command = [sys.executable, "-m", "xraycomp.train", *FLAGS, "--data", str(data)]
+    command = [sys.executable, "-m", "xraycomp.train", *FLAGS.split(), "--data", str(data)]
     with (scratch / "log.txt").open("w") as log:
         process = subprocess.Popen(command, cwd=scratch, stdout=log, stderr=log)
         _, status, usage = os.wait4(process.pid, 0)

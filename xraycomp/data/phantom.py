@@ -180,7 +180,7 @@ def pick_place(thorax: Thorax, rng: Generator, margin: float) -> tuple[float, fl
 
 def draw_nodule(thorax: Thorax, rng: Generator) -> tuple[Plane, Plane]:
     """A round, sharp spot, a little longer than wide."""
-    x, y = pick_place(thorax, rng, margin=0.06)
+    x, y = pick_place(thorax, rng, margin=0.11)
     radius, stretch = rng.uniform(0.085, 0.14), rng.uniform(1, 1.3)
     across, along = turned(thorax.x - x, thorax.y - y, rng.uniform(0, math.pi))
     footprint = inside(1 - np.hypot(across, along / stretch) / radius, 0.45)
@@ -190,7 +190,7 @@ def draw_nodule(thorax: Thorax, rng: Generator) -> tuple[Plane, Plane]:
 
 def draw_consolidation(thorax: Thorax, rng: Generator) -> tuple[Plane, Plane]:
     """A patchy cloud without a border, held by the lung, larger than any nodule."""
-    x, y = pick_place(thorax, rng, margin=0.05)
+    x, y = pick_place(thorax, rng, margin=0.11)
     width, height = rng.uniform(0.17, 0.32), rng.uniform(0.17, 0.36)
     grain = rng.standard_normal(thorax.lung.shape, dtype=np.float32)
     clouds = ndimage.gaussian_filter(grain, 0.03 * len(grain))

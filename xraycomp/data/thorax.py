@@ -149,9 +149,8 @@ def draw_vessels(x: Plane, y: Plane, body: Generator) -> Plane:
     turn = (bearing + bend * radius) / body.uniform(0.34, 0.42) + body.uniform(0, 1)
     away = (turn - np.round(turn)) * radius * 0.38
     branches = np.exp(-((away / 0.016) ** 2))
-    vessels: Plane = branches * 0.14 * np.exp(-radius / 0.3) + 0.12 * np.exp(
-        -((radius / 0.12) ** 2)
-    )
+    root = 0.08 * np.exp(-((radius / 0.12) ** 2))
+    vessels: Plane = 0.14 * branches * np.exp(-radius / 0.3) + root
     for _ in range(3):
         across = x - either_side(body) * body.uniform(0.22, 0.42)
         disc = 1 - np.hypot(across, y - body.uniform(-0.2, 0.3)) / body.uniform(0.015, 0.028)
