@@ -6,6 +6,7 @@ columns of seconds. The stopped runs are real processes that get real signals.
 """
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -36,6 +37,7 @@ FLAGS = {
 }
 TIMES = ["seconds", "data_seconds", "images_per_second"]
 UNCOMPARED = {*TIMES, "resume", "runs_dir", "submissions_dir"}  # the last are where, not what
+SECOND_EPOCH_STEPS = re.compile(r"Epoch 2/2: +[1-9]")  # its progress bar past 0 %
 STARTS_WITHIN = 120  # seconds until a process must have got somewhere; not a measure of speed
 
 
@@ -78,29 +80,29 @@ def stop_a_run(data, tmp_path):
     """Start a run as a process, signal it in its second epoch; returns (folder, exit, stderr)."""
 
     def stop(kind, number):
-        run = tmp_path / "runs" / "one"
-        process = subprocess.Popen(
-            [sys.executable, "-m", "xraycomp.train", *flags_of(data, kind, tmp_path)],
-            env={
-                **os.environ,
-                "OMP_NUM_THREADS": "1",
-                "PYTHONPATH": str(Path(xraycomp.__file__).parents[1]),
-            },
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        said = tmp_path / "stderr"
+        with said.open("w") as stderr:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "xraycomp.train", *flags_of(data, kind, tmp_path)],
+                env={
+                    **os.environ,
+                    "OMP_NUM_THREADS": "1",
+                    "PYTHONPATH": str(Path(xraycomp.__file__).parents[1]),
+                },
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+            )
         try:
             latest = time.monotonic() + STARTS_WITHIN
-            while not (run / "checkpoint.pt").is_file():  # the end of the first epoch
-                assert process.poll() is None, process.stderr.read()
+            while not SECOND_EPOCH_STEPS.search(said.read_text()):
+                assert process.poll() is None, said.read_text()
                 assert time.monotonic() < latest
                 time.sleep(0.002)
             process.send_signal(number)
-            _, said = process.communicate(timeout=STARTS_WITHIN)
+            process.wait(timeout=STARTS_WITHIN)
         finally:
             process.kill()
-        return run, process.returncode, said
+        return tmp_path / "runs" / "one", process.returncode, said.read_text()
 
     return stop
 
