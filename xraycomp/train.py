@@ -18,7 +18,13 @@ from xraycomp.data.duplicates import copy_groups, count_copies, describe_copies,
 from xraycomp.data.files import write_csv
 from xraycomp.data.manifest import build_manifest
 from xraycomp.data.predictions import probability_table
-from xraycomp.data.source import DEFAULT_DRAWN, Source, choose_competition, open_source
+from xraycomp.data.source import (
+    DEFAULT_DRAWN,
+    Source,
+    choose_competition,
+    is_missing,
+    open_source,
+)
 from xraycomp.data.split import split_manifest
 from xraycomp.data.submission import expected_ids, write_submission
 from xraycomp.model.config import TrainConfig
@@ -27,7 +33,9 @@ from xraycomp.model.inference import choose_device, load_best, predict_probs
 from xraycomp.model.run import RunFolder, default_name, read_checkpoint
 from xraycomp.model.state import TrainState, restore_state, start_state
 from xraycomp.model.zoo import check_input_size, create_model
-from xraycomp.remote.credentials import credential_sources
+from xraycomp.remote.client import connect
+from xraycomp.remote.credentials import winning_credential
+from xraycomp.remote.download import download
 from xraycomp.report.metrics import epoch_scores
 from xraycomp.report.results import PHANTOMS, write_results
 from xraycomp.report.table import format_table
@@ -49,6 +57,9 @@ def train(config: TrainConfig) -> RunFolder:
     if config.competition is None and config.data is None and name == DEFAULT_DRAWN:
         log.info(_why_drawn(config))
     config = dataclasses.replace(config, competition=name)
+    if name and config.data is None and is_missing(name, config.data_dir) and winning_credential():
+        with connect() as kaggle:
+            download(kaggle, load_competition(name).slug, config.data_dir)
     source = open_source(name, config.data, config.data_dir)
     if config.resume:
         run = RunFolder.open(config.resume)
@@ -86,12 +97,11 @@ def train(config: TrainConfig) -> RunFolder:
 
 
 def _why_drawn(config: TrainConfig) -> str:
-    found = credential_sources()
-    if found:
+    if credential := winning_credential():
         return (
-            f"No competition in {config.data_dir}/ (Kaggle credentials found: {found[0]}; fetch "
-            f"one with: kaggle competitions download -c acse4-ml-2020 -p {config.data_dir}): using "
-            f"the embedded {DEFAULT_DRAWN} competition ({PHANTOMS})."
+            f"No competition in {config.data_dir}/: using the embedded {DEFAULT_DRAWN} competition "
+            f"({PHANTOMS}). Kaggle credentials are there ({credential.source}), so --competition "
+            "acse4-ml-2020 would download the real one."
         )
     return (
         f"No competition in {config.data_dir}/ and no Kaggle credentials: using the embedded "

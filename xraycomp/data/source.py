@@ -80,6 +80,12 @@ def open_source(competition: str | None, data: Path | None, data_dir: Path) -> S
     return Source(chosen or infer_competition(root, slug), root)
 
 
+def is_missing(name: str, data_dir: Path) -> bool:
+    """Whether the files of that Kaggle competition are yet to be downloaded to ``data_dir``."""
+    competition = load_competition(name)
+    return competition.source == "competition" and not _candidates(competition.slug, data_dir)
+
+
 def _data_name(data: Path) -> str:
     """What the competition is called after its files, in the letters that a slug may have."""
     name = data.absolute().name.removesuffix(".zip")
@@ -101,11 +107,17 @@ def _find_files(competition: Competition, data_dir: Path) -> Path:
         return _draw(competition, raw)
     found = _candidates(competition.slug, data_dir)
     if not found:
-        option = "-c " if competition.source == "competition" else ""
+        fetch = (
+            ""
+            if competition.source == "dataset"
+            else (
+                ", or fetch it with Kaggle credentials: python -m xraycomp.download --competition "
+                f"{competition.slug} --data-dir {data_dir}"
+            )
+        )
         raise UserError(
             f"There is no data of {competition.slug} in {data_dir}. Pass the zip or the extracted "
-            f"folder with --data, or fetch it with: kaggle {competition.source}s download "
-            f"{option}{competition.slug} -p {data_dir}"
+            f"folder with --data{fetch or '.'}"
         )
     if found[0].suffix == ".zip":
         return unpack(found[0], raw)

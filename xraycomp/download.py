@@ -1,0 +1,70 @@
+"""python -m xraycomp.download: a competition's or data set's files from Kaggle, checked."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from xraycomp.console.command import parse_flags, run_command
+from xraycomp.console.errors import UserError
+from xraycomp.remote import download as remote
+from xraycomp.remote.client import connect
+from xraycomp.remote.doctor import examine
+
+log = logging.getLogger("xraycomp.download")  # run as a command, __name__ is __main__
+
+PROG = "python -m xraycomp.download"
+
+
+@dataclass(frozen=True)
+class DownloadConfig:
+    """Download a competition or a data set from Kaggle and check every file, or find out what is
+    wrong with the credentials."""
+
+    competition: str | None = None
+    """Slug of a competition, as in kaggle.com/c/SLUG."""
+    dataset: str | None = None
+    """owner/slug of a data set, as in kaggle.com/datasets/OWNER/SLUG."""
+    data_dir: Path = Path("data")
+    """Folder for the zip."""
+    doctor: bool = False
+    """Name every source of credentials, say which one wins, and whether Kaggle accepts it."""
+
+
+def download(config: DownloadConfig) -> Path:
+    """Bring what ``config`` names to its folder and return the checked zip.
+
+    Raises ``UserError`` for everything that Kaggle or the network refuses.
+    """
+    names = [name for name in (config.competition, config.dataset) if name]
+    if len(names) != 1:
+        raise UserError(
+            "Say what to download: --competition SLUG or --dataset OWNER/SLUG, for example "
+            "--competition acse4-ml-2020."
+        )
+    if config.competition and "/" in config.competition:
+        raise UserError(
+            f"{config.competition} is no competition's slug. Give the part after kaggle.com/c/, or "
+            "use --dataset for a data set."
+        )
+    if config.dataset and config.dataset.count("/") != 1:
+        raise UserError(f"--dataset is {config.dataset}; it must be OWNER/SLUG.")
+    with connect() as kaggle:
+        return remote.download(kaggle, names[0], config.data_dir)
+
+
+def main(args: Sequence[str]) -> None:
+    """Read the flags and download, or examine the credentials."""
+    config = parse_flags(DownloadConfig, args, prog=PROG)
+    if config.doctor:
+        lines, healthy = examine()
+        log.info("\n".join(lines[:-1]))
+        if not healthy:
+            raise UserError(lines[-1])
+        log.info(lines[-1])
+        return
+    download(config)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,212 @@
+"""The only door to Kaggle: signed in, with time limits, patience, and plain words for failures.
+
+Built on ``kagglesdk``, the library below the ``kaggle`` command. That library waits for ever, never
+tries again and ignores ``Retry-After``, so every call goes through ``Kaggle.call``. (Importing
+``kaggle`` itself would sign in, print, and perhaps end the process.)
+"""
+
+import contextlib
+import functools
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from xraycomp.console.errors import UserError
+from xraycomp.remote.credentials import Credential, winning_credential
+from xraycomp.remote.failures import (
+    BUSY,
+    Subject,
+    explain,
+    kind_of,
+    no_credentials,
+    refused_credentials,
+    retry_after,
+    status_of,
+    trouble,
+)
+
+log = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
+
+TIMEOUT = (10.0, 120.0)
+"""Seconds to wait for a connection, and for the next byte."""
+ATTEMPTS = 5
+"""How often an idempotent call is made at most."""
+LONGEST_WAIT = 120.0
+"""Seconds for which ``Retry-After`` is honoured; where Kaggle asks for more, the user is told."""
+
+_FIRST_WAIT = 0.5
+
+
+@dataclass(frozen=True)
+class Kaggle:
+    """A signed-in connection."""
+
+    client: Any
+    """A ``kagglesdk.KaggleClient``."""
+    credential: Credential
+
+    @functools.cached_property
+    def username(self) -> str:
+        """The name of the account, asked from Kaggle where only a token is known."""
+        if self.credential.username:
+            return self.credential.username
+        from kagglesdk.security.types.oauth_service import IntrospectTokenRequest
+
+        request = IntrospectTokenRequest()
+        request.token = self.credential.token
+
+        def explain_failure(error: Exception, subject: Subject) -> str:
+            if status_of(error) in (400, 401, 403, 404):  # what Kaggle says to a stale token
+                return refused_credentials(self.credential)
+            return self.explain(error, subject)
+
+        answer = patiently(
+            lambda: self.client.security.oauth_client.introspect_token(request),
+            Subject("say whose the access token is"),
+            explain_failure,
+        )
+        if not answer.active or not answer.username:
+            raise UserError(refused_credentials(self.credential))
+        return str(answer.username)
+
+    def call(
+        self,
+        method: Callable[[Any], Answer],
+        request: Any,
+        subject: Subject,
+        *,
+        repeat: bool = True,
+    ) -> Answer:
+        """Call an SDK method; ``repeat=False`` for one that must not take effect twice.
+
+        Raises ``UserError`` in plain words for every failure, ``LostAnswer`` (a ``UserError``)
+        where a call that is not repeated may have taken effect all the same.
+        """
+        import requests
+
+        def once() -> Answer:
+            return method(request)
+
+        if repeat:
+            return patiently(once, subject, self.explain)
+        try:
+            return once()
+        except requests.RequestException as error:
+            if status_of(error) in {None, *BUSY} - {429}:
+                raise LostAnswer(
+                    f"Kaggle's answer was lost when asked to {subject.action} "
+                    f"({kind_of(error)}); it may have been done all the same."
+                ) from error
+            raise UserError(self.explain(error, subject)) from error
+
+    def explain(self, error: Exception, subject: Subject) -> str:
+        """One plain sentence for a failed call, with the next step."""
+        near = _similar_names(self, subject) if status_of(error) == 404 else []
+        return explain(error, subject, self.credential, near)
+
+
+class LostAnswer(UserError):  # noqa: N818 - says what happened
+    """A call with an effect may or may not have taken it: look before doing it again."""
+
+
+@contextlib.contextmanager
+def connect(credential: Credential | None = None) -> Iterator[Kaggle]:
+    """Sign in with ``credential``, by default with what the Kaggle client itself would send.
+
+    Asks nobody yet, except for a login whose access token has run out.
+
+    Raises ``UserError`` where there are no credentials.
+    """
+    import requests.adapters
+    from kagglesdk import KaggleClient
+
+    credential = credential or winning_credential()
+    if credential is None:
+        raise UserError(no_credentials())
+
+    class TimedAdapter(requests.adapters.HTTPAdapter):
+        """Never waits for ever: the SDK has no place to say how long."""
+
+        def send(self, *args: Any, **kwargs: Any) -> requests.Response:
+            if kwargs.get("timeout") is None:
+                kwargs["timeout"] = TIMEOUT
+            return super().send(*args, **kwargs)
+
+    with KaggleClient() as client:
+        http = client.http_client()
+        session = http._session  # the SDK offers no other way to its session
+        for scheme in ("https://", "http://"):
+            session.mount(scheme, TimedAdapter())
+        if credential.token:
+            session.auth = http.BearerAuth(credential.token)
+        elif credential.key:
+            session.auth = (credential.username, credential.key)
+        else:
+            session.auth = http.BearerAuth(_login_token(client, credential))
+        yield Kaggle(client, credential)
+
+
+def _login_token(client: Any, credential: Credential) -> str:
+    import requests
+    from kagglesdk.kaggle_creds import KaggleCredentials
+
+    try:
+        return str(KaggleCredentials.load(client=client).get_access_token())
+    except requests.RequestException as error:
+        raise UserError(explain(error, Subject("renew the login"), credential)) from error
+
+
+def patiently(
+    once: Callable[[], Answer],
+    subject: Subject,
+    explain_failure: Callable[[Exception, Subject], str] = explain,
+) -> Answer:
+    """Do ``once``, and again with growing pauses while the network or Kaggle is in trouble.
+
+    ``Retry-After`` is honoured up to ``LONGEST_WAIT`` seconds. Raises ``UserError`` when that did
+    not help, and at once for failures that waiting does not mend.
+    """
+    import requests
+
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return once()
+        except requests.RequestException as error:
+            status = status_of(error)
+            hopeless = status is not None and status not in BUSY
+            pause = retry_after(error)
+            if pause is None:
+                pause = _FIRST_WAIT * 2 ** (attempt - 1) * random.uniform(1, 1.5)
+            if hopeless or attempt == ATTEMPTS or pause > LONGEST_WAIT:
+                raise UserError(explain_failure(error, subject)) from error
+            log.info("%s Trying again in %.0f s.", trouble(error), max(pause, 1))
+            time.sleep(pause)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _similar_names(kaggle: Kaggle, subject: Subject) -> list[str]:
+    """Slugs that Kaggle finds for a name that it does not know."""
+    import requests
+    from kagglesdk.competitions.types.competition_api_service import ApiListCompetitionsRequest
+    from kagglesdk.datasets.types.dataset_api_service import ApiListDatasetsRequest
+
+    word = subject.name.split("/")[-1].split("-")[0]
+    # A hint must not cost another failure.
+    with contextlib.suppress(requests.RequestException):
+        if subject.competition:
+            asked = ApiListCompetitionsRequest()
+            asked.search = word
+            competitions = kaggle.client.competitions.competition_api_client
+            found = competitions.list_competitions(asked).competitions or []
+            return [item.ref.rstrip("/").rsplit("/", 1)[-1] for item in found]
+        if subject.dataset:
+            wanted = ApiListDatasetsRequest()
+            wanted.search = word
+            found = kaggle.client.datasets.dataset_api_client.list_datasets(wanted).datasets or []
+            return [item.ref for item in found]
+    return []

@@ -1,0 +1,141 @@
+"""A competition's or data set's files: listed, downloaded, and checked against the list."""
+
+import logging
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from xraycomp.console.errors import UserError, listing
+from xraycomp.remote.client import Kaggle
+from xraycomp.remote.failures import Subject
+from xraycomp.remote.transfer import download_file
+
+log = logging.getLogger(__name__)
+
+_PAGE = 200
+
+
+def download(kaggle: Kaggle, name: str, folder: Path) -> Path:
+    """Bring a competition (``slug``) or data set (``owner/slug``) to ``folder/<slug>.zip``.
+
+    A zip that is there already is kept only if it is whole: every listed file is in it with the
+    listed size, and every checksum holds. Else it is downloaded again, and checked in the same
+    way. Returns the zip's path.
+
+    Raises ``UserError`` where Kaggle refuses, and where what came does not pass the check; then it
+    is kept as ``<slug>.zip.rejected``.
+    """
+    path = folder / f"{name.rsplit('/', 1)[-1]}.zip"
+    listed = list_files(kaggle, name)
+    log.info("%s: %s files, %s.", name, f"{len(listed):,}", _size(sum(listed.values())))
+    if path.is_file():
+        problem = check_zip(path, listed)
+        if not problem:
+            log.info("%s is here already and whole.", path)
+            return path
+        log.info("%s is here but %s: downloading it again.", path, problem)
+    download_file(
+        lambda: _signed_url(kaggle, name), path, _subject(name, f"download {_kind(name)} {name}")
+    )
+    if problem := check_zip(path, listed):
+        rejected = path.with_name(path.name + ".rejected")
+        path.replace(rejected)
+        raise UserError(
+            f"What came for {name} {problem}. It is kept as {rejected}; run the same command "
+            "again, or rename it to .zip and pass it with --data if you trust it."
+        )
+    log.info("Wrote %s (%s), every file and checksum in order.", path, _size(path.stat().st_size))
+    return path
+
+
+def list_files(kaggle: Kaggle, name: str) -> dict[str, int]:
+    """The files of a competition or data set: path to size in bytes; all pages.
+
+    Raises ``UserError`` where Kaggle refuses or the list is empty.
+    """
+    from kagglesdk.competitions.types.competition_api_service import ApiListDataFilesRequest
+    from kagglesdk.datasets.types.dataset_api_service import ApiListDatasetFilesRequest
+
+    client: Any = kaggle.client
+    request: Any
+    if "/" in name:
+        request = ApiListDatasetFilesRequest()
+        request.owner_slug, request.dataset_slug = name.split("/")
+        method = client.datasets.dataset_api_client.list_dataset_files
+    else:
+        request = ApiListDataFilesRequest()
+        request.competition_name = name
+        method = client.competitions.competition_api_client.list_data_files
+    request.page_size = _PAGE
+    subject = _subject(name, f"list the files of {_kind(name)} {name}")
+    files: dict[str, int] = {}
+    while True:
+        answer = kaggle.call(method, request, subject)
+        page = answer.dataset_files if "/" in name else answer.files
+        files |= {item.name: item.total_bytes for item in page or []}
+        if not answer.next_page_token:
+            break
+        request.page_token = answer.next_page_token
+    if not files:
+        raise UserError(f"{_kind(name).capitalize()} {name} has no files on Kaggle.")
+    return files
+
+
+def check_zip(path: Path, listed: dict[str, int]) -> str:
+    """What is wrong with a zip, as a clause ("lacks 3 listed files: …"); empty if nothing is.
+
+    ``listed`` is as ``list_files`` gives it. Every member is read, so every checksum is tested.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {item.filename: item for item in archive.infolist() if not item.is_dir()}
+            if missing := sorted(set(listed) - set(members)):
+                return f"lacks {len(missing):,} of the listed files: {listing(missing)}"
+            other = [file for file, size in listed.items() if members[file].file_size != size]
+            if other:
+                return f"holds files of another size than listed: {listing(other)}"
+            total = sum(item.file_size for item in members.values())
+            with tqdm(
+                total=total, unit="B", unit_scale=True, desc=f"Check {path.name}", leave=False
+            ) as bar:
+                for item in members.values():
+                    with archive.open(item) as file:
+                        while chunk := file.read(1 << 20):
+                            bar.update(len(chunk))
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+        return f"is not a whole zip file ({error})"
+    return ""
+
+
+def _signed_url(kaggle: Kaggle, name: str) -> str:
+    """A link to the zip, good for some minutes."""
+    from kagglesdk.competitions.types.competition_api_service import ApiDownloadDataFilesRequest
+    from kagglesdk.datasets.types.dataset_api_service import ApiDownloadDatasetRequest
+
+    request: Any
+    if "/" in name:
+        request = ApiDownloadDatasetRequest()
+        request.owner_slug, request.dataset_slug = name.split("/")
+        method = kaggle.client.datasets.dataset_api_client.download_dataset
+    else:
+        request = ApiDownloadDataFilesRequest()
+        request.competition_name = name
+        method = kaggle.client.competitions.competition_api_client.download_data_files
+    # The SDK follows the redirect and gives the opened answer: only its address is wanted here.
+    with kaggle.call(method, request, _subject(name, f"download {_kind(name)} {name}")) as answer:
+        return str(answer.url)
+
+
+def _subject(name: str, action: str) -> Subject:
+    return Subject(action, dataset=name) if "/" in name else Subject(action, competition=name)
+
+
+def _kind(name: str) -> str:
+    return "the data set" if "/" in name else "the competition"
+
+
+def _size(n_bytes: int) -> str:
+    return tqdm.format_sizeof(n_bytes, "B", 1000)
