@@ -38,8 +38,8 @@ ATTEMPTS = 5
 """How often an idempotent call is made at most."""
 LONGEST_WAIT = 120.0
 """Seconds for which ``Retry-After`` is honoured; where Kaggle asks for more, the user is told."""
-
-_FIRST_WAIT = 0.5
+FIRST_WAIT = 0.5
+"""Seconds before the second attempt; doubled before each further one."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def patiently(
             hopeless = status is not None and status not in BUSY
             pause = retry_after(error)
             if pause is None:
-                pause = _FIRST_WAIT * 2 ** (attempt - 1) * random.uniform(1, 1.5)
+                pause = FIRST_WAIT * 2 ** (attempt - 1) * random.uniform(1, 1.5)
             if hopeless or attempt == ATTEMPTS or pause > LONGEST_WAIT:
                 raise UserError(explain_failure(error, subject)) from error
             log.info("%s Trying again in %.0f s.", trouble(error), max(pause, 1))
