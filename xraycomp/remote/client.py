@@ -110,6 +110,10 @@ class Kaggle:
         return explain(error, subject, self.credential, near)
 
 
+class Unreachable(UserError):  # noqa: N818 - says what happened
+    """The network or Kaggle was in trouble for longer than a call waits; nothing else is wrong."""
+
+
 class LostAnswer(UserError):  # noqa: N818 - says what happened
     """A call with an effect may or may not have taken it: look before doing it again."""
 
@@ -169,7 +173,7 @@ def patiently(
     """Do ``once``, and again with growing pauses while the network or Kaggle is in trouble.
 
     ``Retry-After`` is honoured up to ``LONGEST_WAIT`` seconds. Raises ``UserError`` when that did
-    not help, and at once for failures that waiting does not mend.
+    not help (``Unreachable``), and at once for failures that waiting does not mend.
     """
     import requests
 
@@ -182,8 +186,10 @@ def patiently(
             pause = retry_after(error)
             if pause is None:
                 pause = FIRST_WAIT * 2 ** (attempt - 1) * random.uniform(1, 1.5)
-            if hopeless or attempt == ATTEMPTS or pause > LONGEST_WAIT:
+            if hopeless:
                 raise UserError(explain_failure(error, subject)) from error
+            if attempt == ATTEMPTS or pause > LONGEST_WAIT:
+                raise Unreachable(explain_failure(error, subject)) from error
             log.info("%s Trying again in %.0f s.", trouble(error), max(pause, 1))
             time.sleep(pause)
     raise AssertionError("the last attempt returns or raises")
