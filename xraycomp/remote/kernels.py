@@ -93,7 +93,9 @@ def push(kaggle: Kaggle, folder: Path, metadata: KernelMetadata, bundle: Bundle)
     except LostAnswer as lost:
         version = _recover(kaggle, ref, text)
         if version is None:
-            raise UserError(f"{lost} No version with this source is there yet: push again.") from lost
+            raise UserError(
+                f"{lost} No version with this source is there yet: push again."
+            ) from lost
         answer = None
     else:
         _check_answer(answer, ref)
