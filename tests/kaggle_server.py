@@ -67,7 +67,7 @@ Json = dict[str, Any]
 
 @dataclass
 class Call:
-    """One request as it came in; the credentials are left out of ``headers``."""
+    """One request as it came in; of ``Authorization`` only the scheme is kept."""
 
     method: str  # "ListDataFiles", "GET blob", "PUT blob", …
     request: Json  # the fields of the request; of a storage call, the blob
@@ -610,7 +610,9 @@ class Handler(BaseHTTPRequestHandler):
         body = self._body()
         method, request, respond = self._route(path, body)
         secret = self.headers.get("Authorization", "")
-        headers = {k: v for k, v in self.headers.items() if k.lower() != "authorization"}
+        headers = dict(self.headers.items())
+        if secret:
+            headers["Authorization"] = secret.partition(" ")[0]
         self.kaggle.log.append(Call(method, request, headers))
         fault = self.kaggle.take_fault(method)
         if fault and fault.delay:

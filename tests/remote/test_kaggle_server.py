@@ -1,6 +1,5 @@
 """The stand-in for Kaggle, spoken to by the real client."""
 
-import json
 import subprocess
 import zipfile
 from collections.abc import Callable
@@ -12,29 +11,7 @@ from kaggle_server import KaggleServer
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 
-@pytest.fixture
-def folders(tmp_path: Path) -> None:
-    """What a user pushes: a kernel, a data set, a submission."""
-    (tmp_path / "kernel").mkdir()
-    (tmp_path / "kernel/train.py").write_text("print('hello')\n")
-    metadata = {
-        "id": "ada/xray-train",
-        "title": "Xray train",
-        "code_file": "train.py",
-        "language": "python",
-        "kernel_type": "script",
-        "enable_internet": False,
-        "competition_sources": ["xray-demo"],
-    }
-    (tmp_path / "kernel/kernel-metadata.json").write_text(json.dumps(metadata))
-    (tmp_path / "weights").mkdir()
-    (tmp_path / "weights/best.pt").write_bytes(b"weights")
-    metadata = {"id": "ada/weights", "title": "Weights", "licenses": [{"name": "CC0-1.0"}]}
-    (tmp_path / "weights/dataset-metadata.json").write_text(json.dumps(metadata))
-    (tmp_path / "submission.csv").write_text("name,target\ntest_0,0\ntest_1,1\ntest_2,2\n")
-
-
-@pytest.mark.usefixtures("folders")
+@pytest.mark.usefixtures("kernel", "weights", "submission")
 def test_the_real_client_can_do_all_it_is_used_for(
     tmp_path: Path, kaggle: KaggleServer, kaggle_cli: Cli
 ) -> None:
