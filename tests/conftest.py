@@ -127,7 +127,7 @@ def kaggle_cli(
     """
 
     def run(
-        *args: str | Path, env: dict[str, str | None] | None = None, timeout: float = 60
+        *args: str | Path, env: dict[str, str | None] | None = None
     ) -> subprocess.CompletedProcess[str]:
         variables = {**kaggle_environment, **(env or {})}
         return subprocess.run(
@@ -136,7 +136,7 @@ def kaggle_cli(
             env={name: value for name, value in variables.items() if value is not None},
             capture_output=True,
             text=True,
-            timeout=timeout,
+            timeout=60,
         )
 
     return run
