@@ -65,11 +65,13 @@ class Submission:
 
 @dataclass
 class KernelVersion:
-    number: int
-    text: str
-    request: Json
-    datasets: dict[str, int]  # the version of each data set that it is bound to
-    statuses: list[str]  # what the next status calls say; the last one stays
+    number: int = 1
+    text: str = ""
+    request: Json = field(default_factory=dict)
+    datasets: dict[str, int] = field(
+        default_factory=dict
+    )  # the version of each that it is bound to
+    statuses: list[str] = field(default_factory=lambda: ["COMPLETE"])  # to come; the last stays
     log: list[Json] | str = ""  # events {stream_name, time, data}, or text sent as it is
     files: dict[str, bytes] = field(default_factory=dict)
     failure: str = ""

@@ -217,6 +217,8 @@ class Handler(BaseHTTPRequestHandler):
             answer = respond()
         except Refused as refused:
             return self._error(refused.status, refused.message)
+        except KeyError as missing:
+            return self._error(400, f"Missing field {missing}")
         return answer if isinstance(answer, Reply) else self._json(200, answer)
 
     def _route(self, path: str, body: bytes) -> tuple[str, Json, Callable[[Fault | None], Any]]:

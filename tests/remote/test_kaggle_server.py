@@ -15,15 +15,22 @@ import urllib.request
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
-from kaggle_protocol import SERVICES, TOKEN, USER, Dataset, KernelVersion
+from kaggle_protocol import SERVICES, TOKEN, USER, Dataset, Kernel, KernelVersion
 from kaggle_server import KEY, KaggleServer
+from kagglesdk.blobs.services.blob_api_service import BlobApiClient
+from kagglesdk.competitions.services.competition_api_service import CompetitionApiClient
+from kagglesdk.datasets.services.dataset_api_service import DatasetApiClient
+from kagglesdk.kaggle_object import KaggleObject
+from kagglesdk.kernels.services.kernels_api_service import KernelsApiClient
+from kagglesdk.security.services.oauth_service import OAuthClient
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 Ask = Callable[..., dict[str, Any]]
 
+CLIENTS = (OAuthClient, CompetitionApiClient, BlobApiClient, DatasetApiClient, KernelsApiClient)
 # A proxy of the machine that runs the tests is none of the stand-in's business.
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -163,6 +170,67 @@ def test_a_shell_can_use_it(tmp_path: Path, environment: dict[str, str]) -> None
 
 
 # By plain HTTP.
+
+
+def test_fields_are_those_that_the_client_knows(kaggle: KaggleServer, ask: Ask) -> None:
+    def check(message: type[KaggleObject], fields: dict[str, Any]) -> None:
+        known = {known.json_name: known for known in message._fields}
+        assert fields.keys() <= known.keys(), message.__name__
+        for name, value in fields.items():
+            for item in value if isinstance(value, list) else [value]:
+                if isinstance(item, dict):
+                    check(known[name].field_type, item)
+        message.from_dict(fields)  # enumerations, times and durations can be read
+
+    slug, kernel = {"competitionName": "xray-demo"}, {"userName": "ada", "kernelSlug": "one"}
+    weights = {"ownerSlug": "ada", "datasetSlug": "weights"}
+    kaggle.competitions["other"] = {"train.csv": b"name\n"}
+    kaggle.datasets["ada/weights"] = Dataset([{"best.pt": b"1"}])
+    kaggle.leaderboard *= 21
+    kaggle.uploads["token"], kaggle.blobs["token"] = ("submission.csv", 1), b"x"
+    version = KernelVersion(files={"submission.csv": b"x"}, failure="stopped")
+    kaggle.kernels["ada/one"] = Kernel([version])
+    upload = {"fileName": "s.csv", "contentLength": 1, "lastModifiedEpochSeconds": 1}
+    new = {"ownerSlug": "ada", "slug": "new", "title": "New", "files": [{"token": "token"}]}
+    code = {"kernelOwner": "ada", "kernelSlug": "one", "fileName": "submission.csv"}
+    calls: list[tuple[str, dict[str, Any]]] = [
+        ("IntrospectToken", {"token": TOKEN}),
+        ("ListCompetitions", {"pageSize": 1}),
+        ("ListDataFiles", {**slug, "pageSize": 1}),
+        ("StartSubmissionUpload", {**slug, **upload}),
+        ("CreateSubmission", {**slug, "blobFileTokens": "token"}),
+        ("CreateCodeSubmission", {**slug, **code, "kernelVersion": 1}),
+        ("ListSubmissions", slug),
+        ("ListSubmissions", {**slug, "pageSize": 1}),
+        ("GetSubmission", {"ref": 40_000_001}),
+        ("GetSubmissionLimits", slug),
+        ("GetLeaderboard", slug),
+        ("StartBlobUpload", {"name": "best.pt", "contentLength": 1}),
+        ("CreateDataset", new),
+        ("CreateDataset", new),
+        ("CreateDatasetVersion", {**weights, "body": {"files": [{"token": "token"}]}}),
+        ("GetDatasetStatus", weights),
+        ("GetDataset", weights),
+        ("GetDatasetMetadata", weights),
+        ("ListDatasetFiles", weights),
+        ("GetKernelSessionStatus", kernel),
+        ("ListKernelSessionOutput", kernel),
+        ("SaveKernel", {"slug": "ada/one", "datasetDataSources": ["ada/nothing"]}),
+        ("GetAcceleratorQuotaStatistics", {}),
+    ]
+    for method, fields in calls:
+        name = re.sub(r"(?<!^)(?=[A-Z])", "_", method).lower()
+        call = next(getattr(client, name) for client in CLIENTS if hasattr(client, name))
+        hints = get_type_hints(call)
+        check(hints["request"], fields)
+        answer = ask(method, **fields)
+        assert answer.pop("http") == 200, answer
+        check(hints["return"], answer)
+    files = {"DownloadDataFiles", "DownloadDataFile", "DownloadLeaderboard", "DownloadDataset"}
+    files.add("GetKernelSessionLogsStream")
+    public = {n for methods in SERVICES.values() for n in vars(methods) if n[0] != "_"}
+    called = {re.sub(r"(?<!^)(?=[A-Z])", "_", n).lower() for n in files | dict(calls).keys()}
+    assert public - {"version"} == called
 
 
 def test_lists_come_in_pages(kaggle: KaggleServer, ask: Ask) -> None:
