@@ -4,6 +4,7 @@ Each test is one such trap, shown on the unmodified client; xraycomp's own comma
 better on the same fault. A test that fails after an update of ``kaggle`` is good news.
 """
 
+import json
 import subprocess
 import sys
 import time
@@ -11,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from kaggle_protocol import Dataset, KernelVersion
-from kaggle_server import KaggleServer
+from kaggle_protocol import TOKEN, USER, Dataset, KernelVersion
+from kaggle_server import KEY, KaggleServer
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 Write = Callable[..., Path]
@@ -93,7 +94,7 @@ def test_internet_is_on_unless_the_metadata_spell_it_right(
 def test_only_the_code_file_is_sent(
     kaggle: KaggleServer, silent: Callable[..., str], kernel: Write
 ) -> None:
-    """A module that lies beside the script stays at home; the run fails on Kaggle."""
+    """A module that lies beside the script stays at home, and nothing is said about it."""
     (kernel() / "helper.py").write_text("SECRET = 1\n")
     assert "successfully pushed" in silent(PUSH)
     assert "SECRET" not in str(kaggle.calls("SaveKernel"))
@@ -389,9 +390,32 @@ def test_only_a_readable_kaggle_json_is_warned_about(
     """An access token that everyone can read is used without a word."""
     folder = tmp_path / "home/.kaggle"
     folder.mkdir()
-    (folder / "access_token").write_text("KGAT_fake_token_of_the_stand_in")
+    (folder / "access_token").write_text(TOKEN)
     (folder / "access_token").chmod(0o644)
     assert python("import kaggle") == ""
     (folder / "kaggle.json").write_text('{"username": "ada", "key": "fake"}')
     (folder / "kaggle.json").chmod(0o644)
     assert "readable by other users" in python("import kaggle")
+
+
+def test_name_and_key_may_come_from_two_accounts(
+    tmp_path: Path, kaggle: KaggleServer, kaggle_cli: Cli
+) -> None:
+    """KAGGLE_USERNAME is paired with the key of kaggle.json, whoever that belongs to."""
+    folder = tmp_path / "home/.kaggle"
+    folder.mkdir()
+    (folder / "kaggle.json").write_text(json.dumps({"username": USER, "key": KEY}))
+    (folder / "kaggle.json").chmod(0o600)
+    env = {"KAGGLE_USERNAME": "eve", "KAGGLE_KEY": None}
+    done = kaggle_cli(*FILES.split(), env=env)
+    assert (done.returncode, "eve" in done.stdout + done.stderr) == (1, False)
+    assert kaggle_cli(*FILES.split(), env={**env, "KAGGLE_USERNAME": None}).returncode == 0
+
+
+def test_a_token_in_the_config_folder_is_not_found(
+    tmp_path: Path, kaggle: KaggleServer, python: Callable[..., str]
+) -> None:
+    """KAGGLE_CONFIG_DIR says where kaggle.json is; an access token beside it is ignored."""
+    (tmp_path / "access_token").write_text(TOKEN)
+    assert "Authentication required" in python("import kaggle", KAGGLE_CONFIG_DIR=str(tmp_path))
+    assert kaggle.log == []
