@@ -135,7 +135,7 @@ def test_a_competition_whose_rules_are_not_accepted_is_told_before_the_push(
     signed_in.competitions["closed-one"] = {"a.csv": b"1"}
     signed_in.fault("ListDataFiles", status=403)
     change(competition_sources=["closed-one"])
-    with pytest.raises(UserError, match="kaggle.com/c/closed-one/rules"):
+    with pytest.raises(UserError, match="c/closed-one/rules"):
         pushed()
     assert signed_in.calls("SaveKernel") == []
 
