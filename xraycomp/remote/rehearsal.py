@@ -76,10 +76,8 @@ def rehearse(
             began = time.monotonic()
             root = make_tree(temporary / layout, layout, mounts)
             before = listing_of(root / "input")
-            output = run_offline(
-                bundle.path, root, images, timeout, f"{metadata.slug}, {layout} layout"
-            )
             where = f"{metadata.slug} ({layout} layout)"
+            output = run_offline(bundle.path, root, images, timeout, where)
             checked = _check(bundle, root, layout, mounts, before, where, output)
             seconds = time.monotonic() - began
             log.info("Passed in %.0f s: %s.", seconds, ", ".join(checked))
@@ -89,6 +87,11 @@ def rehearse(
 def _sources(metadata: KernelMetadata) -> list[tuple[str, str]]:
     kinds = ("competition", "dataset", "kernel", "model")
     return [(kind, source) for kind in kinds for source in getattr(metadata, f"{kind}_sources")]
+
+
+def _slug(source: str) -> str:
+    """The name of ``slug``, ``owner/slug`` or ``owner/slug/version``."""
+    return source.split("/")[1] if "/" in source else source
 
 
 def _prepare(
@@ -107,7 +110,7 @@ def _prepare(
     described = _described_competitions(folder)
     mounts, images = [], 0
     for kind, source in sources or [("competition", DEFAULT_DRAWN)]:
-        slug = source.rpartition("/")[2]
+        slug = _slug(source)
         if source in attach:
             if not attach[source].exists():
                 raise UserError(f"There is nothing at {attach[source]} to attach as {source}.")
@@ -208,7 +211,7 @@ def _expected_ids(
     competition: Competition, root: Path, layout: str, mounts: list[Mount]
 ) -> list[str]:
     for mount in mounts:
-        if mount.source.rpartition("/")[2] == competition.slug:
+        if _slug(mount.source) == competition.slug:
             place = root / "input" / mount_path(mount.kind, mount.source, layout)
             return expected_ids(competition, place)
     raise UserError(
