@@ -3,14 +3,16 @@
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pytest
+from kaggle_server import KaggleServer
 from PIL import Image
 
 from xraycomp.console.command import run_command
@@ -85,6 +87,48 @@ def cli(
             text=True,
             timeout=240,
             preexec_fn=before,
+        )
+
+    return run
+
+
+@pytest.fixture
+def kaggle(tmp_path: Path, draw_tree: Callable[..., Path]) -> Iterator[KaggleServer]:
+    """A stand-in for Kaggle that holds the competition ``xray-demo``, whose rules are accepted."""
+    root = draw_tree(tmp_path / "kaggle-holds", per_class=4)
+    files = {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*.png")}
+    rows = "".join(f"test_{n},0\n" for n in range(3))
+    files["sample_submission.csv"] = f"name,target\n{rows}".encode()
+    shutil.rmtree(root)
+    with KaggleServer() as server:
+        server.competitions["xray-demo"] = files
+        server.rules_accepted.add("xray-demo")
+        yield server
+
+
+@pytest.fixture
+def kaggle_cli(
+    tmp_path: Path, environment: dict[str, str], kaggle: KaggleServer
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the real ``kaggle`` command against the stand-in, in ``tmp_path``.
+
+    ``env`` adds variables; one that is None is taken out.
+    """
+    temporary = tmp_path / "tmp"  # the client keeps notes of its uploads in the temporary folder
+    temporary.mkdir()
+    known = {**environment, **kaggle.environment(tmp_path / "home"), "TMPDIR": str(temporary)}
+
+    def run(
+        *args: str | Path, env: dict[str, str | None] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        variables = {**known, **(env or {})}
+        return subprocess.run(
+            [sys.executable, "-m", "kaggle", *map(str, args)],
+            cwd=tmp_path,
+            env={name: value for name, value in variables.items() if value is not None},
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
 
     return run
