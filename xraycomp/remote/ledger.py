@@ -47,7 +47,7 @@ def read_ledger(path: Path) -> pd.DataFrame:
         )
     # A row that ends early has gaps, which are no text.
     others = [name for name in table.columns if name not in COLUMNS]
-    table = table.reindex(columns=[*COLUMNS, *others]).fillna("")
+    table = table.reindex(columns=[*COLUMNS, *others], fill_value="").fillna("")
     for name in (*NUMBERS, "ref"):
         values = table[name].str.strip()
         numbers = pd.to_numeric(values, errors="coerce")
