@@ -14,6 +14,7 @@ from xraycomp.remote.submissions import (
     ERROR,
     PENDING,
     Sent,
+    StoppedAfterSending,
     list_submissions,
     remaining,
     send,
@@ -118,24 +119,38 @@ def deliver(kaggle: Kaggle, parcel: Parcel, book: Path, earlier: list[Sent]) -> 
     """
     ledger.rewrite(book, lambda table: table)
     try:
-        if parcel.path:
-            ref = send(kaggle, parcel.competition, parcel.path, parcel.message, earlier)
-        else:
-            ref = send_kernel_version(
-                kaggle,
-                parcel.competition,
-                parcel.kernel,
-                parcel.version,
-                parcel.output,
-                parcel.message,
-                earlier,
-            )
+        ref = _send(kaggle, parcel, earlier)
+    except StoppedAfterSending as stopped:
+        _enter(parcel, book, stopped.ref)
+        raise
     except KeyboardInterrupt:
         raise Stopped(
             f"Interrupted while {parcel.name} was on its way. See whether it arrived: "
             f"{sync_command(parcel.competition)}",
             signal.SIGINT,
         ) from None
+    _enter(parcel, book, ref)
+    log.info(
+        "Sent %s as submission %d: %s", parcel.name, ref, describe(parcel.message, parcel.mark)
+    )
+    return ref
+
+
+def _send(kaggle: Kaggle, parcel: Parcel, earlier: list[Sent]) -> int:
+    if parcel.path:
+        return send(kaggle, parcel.competition, parcel.path, parcel.message, earlier)
+    return send_kernel_version(
+        kaggle,
+        parcel.competition,
+        parcel.kernel,
+        parcel.version,
+        parcel.output,
+        parcel.message,
+        earlier,
+    )
+
+
+def _enter(parcel: Parcel, book: Path, ref: int) -> None:
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     try:
         ledger.append(book, {"time": now, **parcel.row(), "ref": str(ref), "status": PENDING})
@@ -144,10 +159,6 @@ def deliver(kaggle: Kaggle, parcel: Parcel, book: Path, earlier: list[Sent]) -> 
             f"{parcel.name} was sent as submission {ref}, but {book} could not be written "
             f"({error}). When it can, run: {sync_command(parcel.competition)}"
         ) from error
-    log.info(
-        "Sent %s as submission %d: %s", parcel.name, ref, describe(parcel.message, parcel.mark)
-    )
-    return ref
 
 
 def settle(kaggle: Kaggle, parcel: Parcel, book: Path, ref: int, longest_pause: float) -> None:

@@ -1,7 +1,6 @@
 """Submissions on Kaggle: how many are left, sent once and never twice, listed and waited for."""
 
 import logging
-import sys
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -205,12 +204,20 @@ def _once(
     if not ref:
         ref = _look_for(kaggle, competition, file, mark, earlier, lost)
     if stop.signal_number:
-        raise Stopped(
+        raise StoppedAfterSending(competition, file, ref, stop.signal_number)
+    return ref
+
+
+class StoppedAfterSending(Stopped):
+    """Ctrl-C came while Kaggle was asked, and the submission was made."""
+
+    def __init__(self, competition: str, file: str, ref: int, signal_number: int) -> None:
+        super().__init__(
             f"Interrupted after {file} was sent as submission {ref}. Ask for its score with: "
             f"{sync_command(competition)}",
-            stop.signal_number,
+            signal_number,
         )
-    return ref
+        self.ref = ref
 
 
 def _look_for(
@@ -249,14 +256,19 @@ def wait_for_score(kaggle: Kaggle, ref: int, longest_pause: float = 60.0) -> Sen
     request.ref = ref
     subject = Subject(f"say the score of submission {ref}")
     pause, failures = 1.0, 0
-    with tqdm(bar_format="{desc}, {elapsed}", leave=False) as bar:
+    with tqdm(
+        desc=f"Submission {ref}: {PENDING}",
+        bar_format="{desc}, {elapsed}",
+        leave=False,
+        disable=None,  # no clock in a file or a pipe
+    ) as bar:
         while True:
             try:
                 sent = _sent(kaggle.call(_api(kaggle).get_submission, request, subject))
                 failures = 0
                 if sent.status != PENDING:
                     return sent
-                bar.set_description_str(f"Submission {ref}: {sent.status}")
+                bar.set_description_str(f"Submission {ref}: {PENDING}")
             except UserError as error:
                 cause = error.__cause__
                 status = status_of(cause) if isinstance(cause, Exception) else 0
@@ -270,11 +282,10 @@ def wait_for_score(kaggle: Kaggle, ref: int, longest_pause: float = 60.0) -> Sen
 
 
 def _sleep(seconds: float, bar: "tqdm[Any]") -> None:
-    """Sleep, with a clock that ticks where somebody looks at it."""
-    tick = 1.0 if sys.stderr.isatty() else seconds
+    """Sleep while the clock ticks."""
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
-        time.sleep(min(left, tick))
+        time.sleep(min(left, 1.0))
         bar.refresh()
 
 
