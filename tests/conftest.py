@@ -107,21 +107,29 @@ def kaggle(tmp_path: Path, draw_tree: Callable[..., Path]) -> Iterator[KaggleSer
 
 
 @pytest.fixture
-def kaggle_cli(
+def kaggle_environment(
     tmp_path: Path, environment: dict[str, str], kaggle: KaggleServer
+) -> dict[str, str]:
+    """The environment of a process that reaches the stand-in, as a user with a home of its own."""
+    home, temporary = tmp_path / "home", tmp_path / "tmp"
+    home.mkdir()
+    temporary.mkdir()  # the client keeps notes of its uploads in the temporary folder
+    return {**environment, **kaggle.environment(home), "TMPDIR": str(temporary)}
+
+
+@pytest.fixture
+def kaggle_cli(
+    tmp_path: Path, kaggle_environment: dict[str, str]
 ) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the real ``kaggle`` command against the stand-in, in ``tmp_path``.
 
-    ``env`` adds variables; one that is None is taken out.
+    ``env`` changes variables; one that is None is taken out.
     """
-    temporary = tmp_path / "tmp"  # the client keeps notes of its uploads in the temporary folder
-    temporary.mkdir()
-    known = {**environment, **kaggle.environment(tmp_path / "home"), "TMPDIR": str(temporary)}
 
     def run(
         *args: str | Path, env: dict[str, str | None] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        variables = {**known, **(env or {})}
+        variables = {**kaggle_environment, **(env or {})}
         return subprocess.run(
             [sys.executable, "-m", "kaggle", *map(str, args)],
             cwd=tmp_path,

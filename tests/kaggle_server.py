@@ -1,42 +1,20 @@
-"""A stand-in for Kaggle's API on 127.0.0.1, for tests and for reading the wire protocol.
+"""A stand-in for Kaggle on 127.0.0.1, for tests with the real client.
 
-**How the real client gets here.** ``KAGGLE_API_ENVIRONMENT=LOCALHOST`` makes the ``kaggle`` package
-call ``http://localhost/api/v1/…``, and ``HTTP_PROXY`` sends those calls to this server, which
-answers them itself and forwards nothing. ``HTTPS_PROXY`` names a dead port, so whatever would leave
-the machine fails at once. The package reads its environment while it is imported.
-
-**The calls** are ``POST /api/v1/<Service>/<Method>`` with JSON in and out, in lowerCamel names.
-A field with its default value is left out. Times are ``2024-01-31T12:00:00.000Z``, durations
-``3600s``, enumerations their names. An error is an HTTP status with ``{"code", "message"}``. Files
-go past the API: a download is a 302 to storage, an upload a PUT to a ``createUrl``.
-
-| command                 | methods, in the order of the calls                                     |
-|-------------------------|------------------------------------------------------------------------|
-| any, with a token       | OAuthService/IntrospectToken                                           |
-| competitions list       | CompetitionApiService/ListCompetitions                                 |
-| competitions files      | …/ListDataFiles                                                        |
-| competitions download   | …/DownloadDataFiles or DownloadDataFile, GET blob                      |
-| competitions submit     | …/StartSubmissionUpload, PUT blob, CreateSubmission, then the limits   |
-| … submit -k KERNEL      | …/CreateCodeSubmission, GetSubmissionLimits                            |
-| … submissions           | …/ListSubmissions (one of them: GetSubmission)                         |
-| … leaderboard           | …/GetLeaderboard, DownloadLeaderboard                                  |
-| datasets create         | DatasetApiService/GetDatasetStatus, BlobApiService/StartBlobUpload,    |
-|                         | PUT blob, DatasetApiService/CreateDataset                              |
-| datasets version        | BlobApiService/StartBlobUpload, PUT blob, …/CreateDatasetVersion       |
-| … status, files         | …/GetDatasetStatus, GetDataset; ListDatasetFiles                       |
-| … download              | …/GetDatasetMetadata, DownloadDataset, GET blob                        |
-| kernels push            | KernelsApiService/SaveKernel                                           |
-| … status, output, logs  | …/GetKernelSessionStatus; ListKernelSessionOutput, GET blob            |
-| … logs --follow         | GET /api/v1/kernels/logs/stream/<owner>/<slug>                         |
-| quota                   | …/GetAcceleratorQuotaStatistics                                        |
+``KAGGLE_API_ENVIRONMENT=LOCALHOST`` makes the ``kaggle`` package call ``http://localhost/api/v1/…``,
+and ``HTTP_PROXY`` sends those calls here, where they are answered; nothing is forwarded.
+``HTTPS_PROXY`` names a dead port, so whatever would leave the machine fails at once. The package
+reads its environment while it is imported, so that it has to be set before a process starts.
 
 In a test, ``with KaggleServer() as server:`` and ``server.environment(home)``. In a shell,
-``python tests/kaggle_server.py`` prints its environment as export lines and serves until Ctrl-C.
+``python tests/kaggle_server.py >stand-in.sh &`` writes its environment as export lines and serves
+until it is interrupted; ``. ./stand-in.sh`` then points that shell's ``kaggle`` here.
+
+What the methods of the API take and answer is in ``kaggle_protocol``; here are the state, the
+faults that can be scripted, storage, and HTTP.
 """
 
 import base64
 import hashlib
-import io
 import itertools
 import json
 import re
@@ -44,30 +22,35 @@ import shlex
 import tempfile
 import threading
 import time
-import traceback
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote, unquote, urlsplit
 
-USER, KEY, TOKEN = "ada", "fake-key-of-the-stand-in", "KGAT_fake_token_of_the_stand_in"
-WEB = "https://www.kaggle.com"
-LONG_AGO = datetime(2024, 1, 31, 12, tzinfo=UTC)  # when everything in storage was last modified
+from kaggle_protocol import (
+    LONG_AGO,
+    SERVICES,
+    TOKEN,
+    USER,
+    Dataset,
+    Json,
+    Kernel,
+    KernelVersion,
+    Refused,
+    Reply,
+    Service,
+    Submission,
+)
 
-Json = dict[str, Any]
-
-
-# What the stand-in keeps.
+KEY = "fake-key-of-the-stand-in"
 
 
 @dataclass
 class Call:
-    """One request as it came in; the credentials are left out of ``headers``."""
+    """One request as it came in; of ``Authorization`` only the scheme is kept."""
 
     method: str  # "ListDataFiles", "GET blob", "PUT blob", …
     request: Json  # the fields of the request; of a storage call, the blob
@@ -76,60 +59,19 @@ class Call:
 
 @dataclass
 class Fault:
-    """What goes wrong with a method's next ``times`` calls; see ``KaggleServer.fault``."""
+    """What goes wrong with the next calls of a method, or of storage: GET blob, PUT blob."""
 
     method: str
-    times: int
-    status: int | None
-    message: str
-    headers: dict[str, str]
-    answer: Json | None
-    raw: bytes | None
-    delay: float
-    truncate: int | None
-    drop: bool
-    lose_answer: bool
-
-
-@dataclass
-class Submission:
-    competition: str
-    ref: int
-    file_name: str
-    description: str
-    data: bytes
-    result: tuple[float, float] | str  # public and private score, or what is wrong with the file
-    pending: int = 0  # how many more answers say PENDING
-    date: datetime = field(default_factory=lambda: datetime.now(UTC))
-
-
-@dataclass
-class KernelVersion:
-    number: int
-    text: str
-    request: Json
-    datasets: dict[str, int]  # the version of each data set that it is bound to
-    statuses: list[str]  # what the next status calls say; the last one stays
-    log: list[Json] | str = ""  # events {stream_name, time, data}, or text sent as it is
-    files: dict[str, bytes] = field(default_factory=dict)
-    failure: str = ""
-
-
-@dataclass
-class Kernel:
-    versions: list[KernelVersion] = field(default_factory=list)
-
-
-@dataclass
-class Dataset:
-    versions: list[dict[str, bytes]]
-    unready: int = 0  # how many more status calls say that the newest version is not READY
-    lag: int = 0  # how many listings after that still show the version before it
-
-    @property
-    def current(self) -> int:
-        """The version that listings show and that a kernel pushed now is bound to; 0 is none."""
-        return len(self.versions) - bool(self.unready or self.lag)
+    times: int = 1
+    delay: float = 0.0  # seconds to wait first; alone, or together with what follows
+    drop: bool = False  # hang up before anything happens
+    status: int | None = None  # refuse, with the message
+    message: str = "scripted fault"
+    answer: Json | None = None  # these fields in place of the real answer, and no effect
+    raw: bytes | None = None  # this body in place of the real answer, as text/html
+    headers: dict[str, str] = field(default_factory=dict)  # more headers, such as Retry-After
+    truncate: int | None = None  # promise the whole body and hang up after so many bytes
+    lose_answer: bool = False  # the call takes effect, but is not answered
 
 
 RunKernel = Callable[
@@ -196,35 +138,9 @@ class KaggleServer:
         """The requests of one method so far."""
         return [call.request for call in self.log if call.method == method]
 
-    def fault(
-        self,
-        method: str,
-        *,
-        times: int = 1,
-        status: int | None = None,
-        message: str = "scripted fault",
-        headers: dict[str, str] | None = None,
-        answer: Json | None = None,
-        raw: bytes | None = None,
-        delay: float = 0.0,
-        truncate: int | None = None,
-        drop: bool = False,
-        lose_answer: bool = False,
-    ) -> None:
-        """Let a method's next ``times`` calls go wrong; ``GET blob`` and ``PUT blob`` are storage.
-
-        ``status`` refuses with ``message``; ``headers`` (``Retry-After``) go along. ``answer`` and
-        ``raw`` are sent with 200 in place of the real answer. ``drop`` hangs up before anything
-        happens, ``lose_answer`` after the call took effect. ``truncate`` promises the whole body
-        and hangs up after that many bytes; of an upload, storage keeps that many. ``delay`` waits
-        first, in seconds, and goes with each of these or alone.
-        """
-        self._faults.append(
-            Fault(
-                *(method, times, status, message, headers or {}, answer, raw),
-                *(delay, truncate, drop, lose_answer),
-            )
-        )
+    def fault(self, method: str, **what: Any) -> None:
+        """Script a fault, by the fields of ``Fault``; several happen in the order of the calls."""
+        self._faults.append(Fault(method, **what))
 
     def take_fault(self, method: str) -> Fault | None:
         with self._lock:
@@ -237,8 +153,10 @@ class KaggleServer:
     def number(self) -> int:
         return next(self._numbers)
 
-    def store(self, key: str, data: bytes) -> str:
+    def store(self, name: str, data: bytes) -> str:
         """Put bytes into storage; return a signed address, whose last part is the file's name."""
+        folder = hashlib.sha256(name.encode() + data).hexdigest()[:16]
+        key = f"{folder}/{Path(name).name}"
         self.blobs[key] = data
         return f"{self.url}/blob/{quote(key)}?X-Goog-Signature=fake"
 
@@ -255,350 +173,6 @@ class KaggleServer:
         return name, data
 
 
-# The answers. A method's name is the API's in snake case; it takes and returns JSON fields.
-
-
-class Refused(Exception):  # noqa: N818
-    def __init__(self, status: int, message: str) -> None:
-        self.status, self.message = status, message
-
-
-@dataclass
-class Reply:
-    """An answer that is not plain JSON fields."""
-
-    status: int
-    body: bytes = b""
-    headers: dict[str, str] = field(default_factory=dict)
-
-
-def redirect(url: str) -> Reply:
-    return Reply(302, headers={"Location": url})
-
-
-def timestamp(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.000Z")
-
-
-def zipped(files: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in sorted(files.items()):
-            archive.writestr(zipfile.ZipInfo(name, (2024, 1, 31, 12, 0, 0)), data)
-    return buffer.getvalue()
-
-
-def page(items: Sequence[Any], r: Json) -> tuple[Sequence[Any], Json]:
-    """One page of ``items`` and, where there are more, the field that asks for the next one."""
-    size = r.get("pageSize") or 20
-    start = int(r.get("pageToken") or (r.get("page", 1) - 1) * size)
-    more = {"nextPageToken": str(start + size)} if start + size < len(items) else {}
-    return items[start : start + size], more
-
-
-@dataclass
-class Service:
-    kaggle: KaggleServer
-
-
-class OAuthService(Service):
-    def introspect_token(self, r: Json) -> Json:
-        active = r.get("token") == TOKEN
-        return {"active": active, "username": USER} if active else {"active": False}
-
-
-class CompetitionApiService(Service):
-    def _files(self, r: Json, entered: bool = True) -> tuple[str, dict[str, bytes]]:
-        slug = r.get("competitionName", "")
-        if slug not in self.kaggle.competitions:
-            raise Refused(404, "Not found")
-        if entered and slug not in self.kaggle.rules_accepted:
-            raise Refused(403, f"You must accept this competition's rules: {WEB}/c/{slug}/rules")
-        return slug, self.kaggle.competitions[slug]
-
-    def list_competitions(self, r: Json) -> Json:
-        words = set(re.findall(r"\w+", r.get("search", "").lower()))
-        slugs = [s for s in self.kaggle.competitions if not words or words & set(s.split("-"))]
-        some, more = page(slugs, r)
-        return {"competitions": [self._competition(slug) for slug in some], **more}
-
-    def _competition(self, slug: str) -> Json:
-        return {
-            "ref": f"{WEB}/competitions/{slug}",
-            "url": f"{WEB}/competitions/{slug}",
-            "title": slug.replace("-", " ").title(),
-            "category": "Community",
-            "deadline": "2099-12-31T23:59:00.000Z",
-            "userHasEntered": slug in self.kaggle.rules_accepted,
-            "maxDailySubmissions": self.kaggle.daily_limit,
-            "isKernelsSubmissionsOnly": slug in self.kaggle.code_competitions,
-        }
-
-    def list_data_files(self, r: Json) -> Json:
-        _, files = self._files(r, entered=False)
-        some, more = page(sorted(files.items()), r)
-        date = timestamp(LONG_AGO)
-        listed = [{"name": n, "totalBytes": len(d), "creationDate": date} for n, d in some]
-        return {"files": listed, **more}
-
-    def download_data_files(self, r: Json) -> Reply:
-        slug, files = self._files(r)
-        return redirect(self.kaggle.store(f"bundle/{slug}/archive.zip", zipped(files)))
-
-    def download_data_file(self, r: Json) -> Reply:
-        slug, files = self._files(r)
-        if r.get("fileName") not in files:
-            raise Refused(404, "Not found")
-        return redirect(self.kaggle.store(f"{slug}/{r['fileName']}", files[r["fileName"]]))
-
-    def start_submission_upload(self, r: Json) -> Json:
-        self._files(r)
-        return self.kaggle.start_upload(r["fileName"], r.get("contentLength", 0))
-
-    def create_submission(self, r: Json) -> Json:
-        slug, _ = self._files(r)
-        if slug in self.kaggle.code_competitions:
-            raise Refused(400, "This competition only accepts submissions from notebooks.")
-        return self._submit(slug, r, *self.kaggle.uploaded(r.get("blobFileTokens", "")))
-
-    def create_code_submission(self, r: Json) -> Json:
-        slug, _ = self._files(r)
-        kernel = KernelsApiService(self.kaggle).version(
-            {**r, "userName": r.get("kernelOwner"), "versionLabel": str(r.get("kernelVersion", ""))}
-        )
-        if r.get("fileName") not in kernel.files:
-            raise Refused(400, f"The notebook has no output file {r.get('fileName')}")
-        return self._submit(slug, r, r["fileName"], kernel.files[r["fileName"]])
-
-    def _submit(self, slug: str, r: Json, name: str, data: bytes) -> Json:
-        if self.get_submission_limits(r)["numAllowedNow"] == 0:
-            raise Refused(
-                400, "Your team has used its daily Submission allowance; try tomorrow UTC."
-            )
-        result = self.kaggle.solutions.get(slug, lambda _: (0.5, 0.5))(data)
-        ref, pending = self.kaggle.number(), self.kaggle.scoring_polls
-        description = r.get("submissionDescription", "")
-        self.kaggle.submissions.append(
-            Submission(slug, ref, name, description, data, result, pending)
-        )
-        return {"message": f"Successfully submitted to {slug}", "ref": ref}
-
-    def list_submissions(self, r: Json) -> Json:
-        slug, _ = self._files(r)
-        ours = [s for s in reversed(self.kaggle.submissions) if s.competition == slug]
-        some, more = page(ours, r)
-        return {"submissions": [self._submission(s) for s in some], **more}
-
-    def get_submission(self, r: Json) -> Json:
-        for submission in self.kaggle.submissions:
-            if submission.ref == r.get("ref"):
-                return self._submission(submission)
-        raise Refused(404, "Not found")
-
-    def _submission(self, s: Submission) -> Json:
-        shown = {
-            "ref": s.ref,
-            "fileName": s.file_name,
-            "description": s.description,
-            "date": timestamp(s.date),
-            "totalBytes": len(s.data),
-            "submittedBy": USER,
-        }
-        if s.pending > 0:
-            s.pending -= 1
-            return {**shown, "status": "PENDING"}
-        if isinstance(s.result, str):
-            return {**shown, "status": "ERROR", "errorDescription": s.result}
-        public, private = (f"{score:.5f}" for score in s.result)
-        return {**shown, "status": "COMPLETE", "publicScore": public, "privateScore": private}
-
-    def get_submission_limits(self, r: Json) -> Json:
-        slug, _ = self._files(r)
-        days = [s.date.date() for s in self.kaggle.submissions if s.competition == slug]
-        today = days.count(datetime.now(UTC).date())
-        left = max(0, self.kaggle.daily_limit - today)
-        return {"numToday": today, "numTotal": len(days), "numAllowedNow": left}
-
-    def get_leaderboard(self, r: Json) -> Json:
-        self._files(r, entered=False)
-        some, more = page(self.kaggle.leaderboard, r)
-        date = timestamp(LONG_AGO)
-        rows = [{"teamName": team, "score": score, "submissionDate": date} for team, score in some]
-        return {"submissions": rows, **more}
-
-    def download_leaderboard(self, r: Json) -> Reply:
-        slug, _ = self._files(r, entered=False)
-        rows = "".join(f"{team},{score}\n" for team, score in self.kaggle.leaderboard)
-        data = zipped({f"{slug}-publicleaderboard.csv": f"TeamName,Score\n{rows}".encode()})
-        return Reply(200, data, {"Content-Type": "application/zip"})
-
-
-class BlobApiService(Service):
-    def start_blob_upload(self, r: Json) -> Json:
-        return self.kaggle.start_upload(r["name"], r.get("contentLength", 0))
-
-
-class DatasetApiService(Service):
-    def _dataset(self, r: Json) -> tuple[str, Dataset]:
-        ref = f"{r.get('ownerSlug')}/{r.get('datasetSlug')}"
-        if ref not in self.kaggle.datasets:
-            raise Refused(404, "Not found")
-        return ref, self.kaggle.datasets[ref]
-
-    def _version(self, r: Json) -> dict[str, bytes]:
-        """The files of the version that is asked for, or of the current one."""
-        _, dataset = self._dataset(r)
-        number = r.get("datasetVersionNumber") or dataset.current
-        if not 1 <= number <= dataset.current:
-            raise Refused(404, "Not found")
-        return dataset.versions[number - 1]
-
-    def _add_version(self, ref: str, files: list[Json]) -> Json:
-        version = dict(self.kaggle.uploaded(file["token"]) for file in files)
-        dataset = self.kaggle.datasets.setdefault(ref, Dataset([]))
-        dataset.versions.append(version)
-        dataset.unready, dataset.lag = self.kaggle.ready_after, self.kaggle.listing_lag
-        return {"ref": f"/{ref}", "url": f"{WEB}/datasets/{ref}", "status": "Ok"}
-
-    def create_dataset(self, r: Json) -> Json:
-        ref = f"{r.get('ownerSlug')}/{r.get('slug')}"
-        if ref in self.kaggle.datasets:
-            return {"status": "Error", "error": f'The requested title "{r["title"]}" is in use.'}
-        return self._add_version(ref, r.get("files", []))
-
-    def create_dataset_version(self, r: Json) -> Json:
-        return self._add_version(self._dataset(r)[0], r.get("body", {}).get("files", []))
-
-    def get_dataset_status(self, r: Json) -> Json:
-        _, dataset = self._dataset(r)
-        if dataset.unready > 0:
-            dataset.unready -= 1
-            return {"status": "BLOBS_RECEIVED"}
-        return {"status": "READY"}
-
-    def get_dataset(self, r: Json) -> Json:
-        ref, dataset = self._dataset(r)
-        return {"ref": ref, "url": f"{WEB}/datasets/{ref}", "currentVersionNumber": dataset.current}
-
-    def get_dataset_metadata(self, r: Json) -> Json:
-        self._dataset(r)
-        return {"info": {"datasetSlug": r["datasetSlug"], "licenses": [{"name": "CC0-1.0"}]}}
-
-    def list_dataset_files(self, r: Json) -> Json:
-        _, dataset = self._dataset(r)
-        some, more = page(sorted(self._version(r).items()) if dataset.current else [], r)
-        if not dataset.unready and dataset.lag > 0:
-            dataset.lag -= 1
-        date = timestamp(LONG_AGO)
-        listed = [{"name": n, "totalBytes": len(d), "creationDate": date} for n, d in some]
-        return {"datasetFiles": listed, **more}
-
-    def download_dataset(self, r: Json) -> Reply:
-        files, name = self._version(r), r.get("fileName")
-        if name and name not in files:
-            raise Refused(404, "Not found")
-        key = f"datasets/{r['ownerSlug']}/{r['datasetSlug']}/{name or 'archive.zip'}"
-        return redirect(self.kaggle.store(key, files[name] if name else zipped(files)))
-
-
-class KernelsApiService(Service):
-    def version(self, r: Json) -> KernelVersion:
-        """The version that ``versionLabel`` names, or the latest one."""
-        kernel = self.kaggle.kernels.get(f"{r.get('userName')}/{r.get('kernelSlug')}")
-        number = int(re.sub(r"\D", "", r.get("versionLabel", "")) or 0)
-        if kernel is None or number > len(kernel.versions):
-            raise Refused(403, "Permission 'kernels.get' was denied")
-        return kernel.versions[number - 1]
-
-    def save_kernel(self, r: Json) -> Json:
-        ref = r["slug"]
-        current = {name: dataset.current for name, dataset in self.kaggle.datasets.items()}
-        bound = [name for name in r.get("datasetDataSources", []) if current.get(name)]
-        kernel = self.kaggle.kernels.setdefault(ref, Kernel())
-        version = KernelVersion(
-            number=len(kernel.versions) + 1,
-            text=r.get("text", ""),
-            request=r,
-            datasets={name: current[name] for name in bound},
-            statuses=["RUNNING"],
-        )
-        kernel.versions.append(version)
-        run = threading.Thread(target=self._run, args=(version,), daemon=True)
-        run.start()
-        run.join(1)  # a short run is over when the push is answered, a long one goes on
-        known = {
-            "Dataset": bound,
-            "Competition": self.kaggle.rules_accepted & self.kaggle.competitions.keys(),
-            "Kernel": self.kaggle.kernels.keys(),
-            "Model": self.kaggle.models,
-        }
-        invalid = {
-            f"invalid{kind}Sources": [
-                name for name in r.get(f"{kind.lower()}DataSources", []) if name not in exists
-            ]
-            for kind, exists in known.items()
-        }
-        return {
-            "ref": f"/code/{ref}",
-            "url": f"{WEB}/code/{ref}",
-            "versionNumber": version.number,
-            "invalidTags": [tag for tag in r.get("categoryIds", []) if tag != "gpu"],
-            **invalid,
-        }
-
-    def _run(self, version: KernelVersion) -> None:
-        try:
-            statuses, log, files = self.kaggle.run_kernel(version)
-        except Exception:
-            statuses, log, files = "ERROR", traceback.format_exc(), {}
-        if isinstance(log, str):
-            lines = enumerate(log.splitlines(keepends=True), start=1)
-            log = [{"stream_name": "stdout", "time": float(n), "data": line} for n, line in lines]
-        version.log, version.files = log, files
-        version.statuses = [statuses] if isinstance(statuses, str) else list(statuses)
-
-    def get_kernel_session_status(self, r: Json) -> Json:
-        version = self.version(r)
-        status = version.statuses.pop(0) if len(version.statuses) > 1 else version.statuses[0]
-        failure = {"failureMessage": version.failure} if version.failure else {}
-        return {"status": status, **failure}
-
-    def list_kernel_session_output(self, r: Json) -> Json:
-        version = self.version(r)
-        some, more = page(sorted(version.files.items()), r)
-        folder = f"output/{r['userName']}/{r['kernelSlug']}/{version.number}"
-        files = [{"fileName": n, "url": self.kaggle.store(f"{folder}/{n}", d)} for n, d in some]
-        log = version.log if isinstance(version.log, str) else json.dumps(version.log)
-        return {"files": files, "log": log, **more}
-
-    def get_kernel_session_logs_stream(self, r: Json) -> Reply:
-        """Server-sent events while the kernel runs, the whole log as JSON afterwards."""
-        version = self.version(r)
-        if len(version.statuses) == 1 and version.statuses[0] in ("COMPLETE", "ERROR"):
-            log = version.log if isinstance(version.log, str) else json.dumps(version.log)
-            return Reply(200, log.encode(), {"Content-Type": "application/json"})
-        events = [json.dumps(event) for event in version.log] + ["END_OF_LOG"]
-        body = "".join(f"data: {event}\n\n" for event in events)
-        return Reply(200, body.encode(), {"Content-Type": "text/event-stream"})
-
-    def get_accelerator_quota_statistics(self, _: Json) -> Json:
-        used, allowed = (f"{int(hours * 3600)}s" for hours in self.kaggle.gpu_hours)
-        refresh = "2099-12-31T00:00:00.000Z"
-        return {
-            "quotaRefreshTime": refresh,
-            "gpuQuota": {"timeUsed": used, "totalTimeAllowed": allowed},
-        }
-
-
-SERVICES: dict[str, type[Service]] = {
-    "security.OAuthService": OAuthService,
-    "competitions.CompetitionApiService": CompetitionApiService,
-    "blobs.BlobApiService": BlobApiService,
-    "datasets.DatasetApiService": DatasetApiService,
-    "kernels.KernelsApiService": KernelsApiService,
-}
-
-
 class Handler(BaseHTTPRequestHandler):
     """HTTP: which method is meant, which fault is scripted for it, how the answer goes out."""
 
@@ -610,26 +184,16 @@ class Handler(BaseHTTPRequestHandler):
         body = self._body()
         method, request, respond = self._route(path, body)
         secret = self.headers.get("Authorization", "")
-        headers = {k: v for k, v in self.headers.items() if k.lower() != "authorization"}
+        headers = dict(self.headers.items())
+        if secret:
+            headers["Authorization"] = secret.partition(" ")[0]
         self.kaggle.log.append(Call(method, request, headers))
         fault = self.kaggle.take_fault(method)
         if fault and fault.delay:
             time.sleep(fault.delay)
         if fault and fault.drop:
             return self._hang_up()
-        try:
-            if fault and fault.status is not None:
-                raise Refused(fault.status, fault.message)
-            if method not in ("IntrospectToken", "GET blob", "PUT blob"):
-                self._check(secret)
-            if fault and fault.raw is not None:
-                reply = Reply(200, fault.raw, {"Content-Type": "application/json"})
-            else:
-                answer = fault.answer if fault and fault.answer is not None else respond(fault)
-                reply = answer if isinstance(answer, Reply) else self._json(200, answer)
-        except Refused as refused:
-            problem = {"code": refused.status, "message": refused.message}
-            reply = self._json(refused.status, problem)
+        reply = self._scripted(fault) or self._real(method, lambda: respond(fault), secret)
         if fault and fault.lose_answer:
             return self._hang_up()
         reply.headers.update(fault.headers if fault else {})
@@ -637,11 +201,31 @@ class Handler(BaseHTTPRequestHandler):
 
     do_GET = do_POST = do_PUT = answer  # noqa: N815
 
+    def _scripted(self, fault: Fault | None) -> Reply | None:
+        if fault and fault.raw is not None:
+            return Reply(fault.status or 200, fault.raw, {"Content-Type": "text/html"})
+        if fault and fault.status is not None:
+            return self._error(fault.status, fault.message)
+        return self._json(200, fault.answer) if fault and fault.answer is not None else None
+
+    def _real(self, method: str, respond: Callable[[], Any], secret: str) -> Reply:
+        basic = "Basic " + base64.b64encode(f"{USER}:{KEY}".encode()).decode()
+        known = secret in (basic, f"Bearer {TOKEN}")
+        try:
+            if not known and method not in ("IntrospectToken", "GET blob", "PUT blob"):
+                raise Refused(401, "Unauthenticated")
+            answer = respond()
+        except Refused as refused:
+            return self._error(refused.status, refused.message)
+        except KeyError as missing:
+            return self._error(400, f"Missing field {missing}")
+        return answer if isinstance(answer, Reply) else self._json(200, answer)
+
     def _route(self, path: str, body: bytes) -> tuple[str, Json, Callable[[Fault | None], Any]]:
         """The method's name, its request, and the function that gives its answer."""
         if path.startswith("/blob/"):
             key = path.removeprefix("/blob/")
-            request = {"blob": key}
+            request: Json = {"blob": key, "bytes": len(body)}
             if self.command == "PUT":
                 return "PUT blob", request, lambda fault: self._put(key, body, fault)
             return "GET blob", request, lambda _: self._get(key)
@@ -654,13 +238,8 @@ class Handler(BaseHTTPRequestHandler):
         name = re.sub(r"(?<!^)(?=[A-Z])", "_", method).lower()
         respond = getattr(SERVICES.get(service, Service)(self.kaggle), name, None)
         if respond is None:
-            return method, request, lambda _: self._json(404, {"code": 404, "message": "Not found"})
+            return method, request, lambda _: self._error(404, "Not found")
         return method, request, lambda _: respond(request)
-
-    def _check(self, secret: str) -> None:
-        basic = "Basic " + base64.b64encode(f"{USER}:{KEY}".encode()).decode()
-        if secret not in (basic, f"Bearer {TOKEN}"):
-            raise Refused(401, "Unauthenticated")
 
     def _get(self, key: str) -> Reply:
         """Storage: the bytes, or those from ``Range`` on if ``If-Range`` still names the object."""
@@ -711,6 +290,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def _json(self, status: int, fields: Json) -> Reply:
         return Reply(status, json.dumps(fields).encode(), {"Content-Type": "application/json"})
+
+    def _error(self, status: int, message: str) -> Reply:
+        return self._json(status, {"code": status, "message": message})
 
     def _send(self, reply: Reply, truncate: int | None = None) -> None:
         self.send_response(reply.status)
