@@ -14,6 +14,7 @@ faults that can be scripted, storage, and HTTP.
 """
 
 import base64
+import contextlib
 import hashlib
 import itertools
 import json
@@ -306,6 +307,10 @@ class Handler(BaseHTTPRequestHandler):
     def _hang_up(self) -> None:
         self.wfile.flush()
         self.close_connection = True
+
+    def handle(self) -> None:
+        with contextlib.suppress(ConnectionError):  # a client that would not wait is no failure
+            super().handle()
 
     def log_message(self, *_: object) -> None:
         """Nothing on stderr: what came in is in ``KaggleServer.log``."""

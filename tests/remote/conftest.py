@@ -1,10 +1,13 @@
-"""What a user sends to Kaggle, in ``tmp_path``: a kernel, a data set, a submission."""
+"""This process as a signed-in user of the stand-in, and what a user sends with the plain client."""
 
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from kaggle_server import KaggleServer
+
+from xraycomp.remote import client, transfer
 
 
 @pytest.fixture
@@ -49,3 +52,19 @@ def submission(tmp_path: Path) -> Path:
     path = tmp_path / "submission.csv"
     path.write_text("name,target\ntest_0,0\ntest_1,1\ntest_2,2\n")
     return path
+
+
+@pytest.fixture
+def signed_in(
+    monkeypatch: pytest.MonkeyPatch, kaggle: KaggleServer, tmp_path, refused
+) -> KaggleServer:
+    """The stand-in, with this process's environment pointing at it; pauses are short.
+
+    After ``refused``, which takes every Kaggle variable out.
+    """
+    for name, value in kaggle.environment(tmp_path / "home").items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "home").mkdir(exist_ok=True)
+    monkeypatch.setattr(client, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(transfer, "FIRST_WAIT", 0.01)
+    return kaggle

@@ -5,7 +5,6 @@ import logging
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ import torchvision
 
 import xraycomp
 from xraycomp.console.errors import UserError
+from xraycomp.data.commit import source_commit
 from xraycomp.data.competition import Competition, format_competition, parse_competition
 from xraycomp.data.files import atomic_path, read_table, write_csv, write_json, write_text
 from xraycomp.data.predictions import read_predictions
@@ -179,7 +179,7 @@ def describe_environment() -> dict[str, Any]:
     cuda = torch.cuda.is_available()
     return {
         "xraycomp": xraycomp.__version__,
-        "commit": _git_commit(),
+        "commit": source_commit(),
         "python": sys.version.split()[0],
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
@@ -191,14 +191,3 @@ def describe_environment() -> dict[str, Any]:
         if cuda
         else [],
     }
-
-
-def _git_commit() -> str | None:
-    """The commit of the source folder, ``-dirty`` if changed; None where it is no checkout."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    source = Path(xraycomp.__file__).parent
-    try:
-        done = subprocess.run(command, cwd=source, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None

@@ -39,8 +39,8 @@ ATTEMPTS = 5
 """How often an idempotent call is made at most."""
 LONGEST_WAIT = 120.0
 """Seconds for which ``Retry-After`` is honoured; where Kaggle asks for more, the user is told."""
-
-_FIRST_WAIT = 0.5
+FIRST_WAIT = 0.5
+"""Seconds before the second attempt; doubled before each further one."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,10 @@ class Kaggle:
         return explain(error, subject, self.credential, near)
 
 
+class Unreachable(UserError):  # noqa: N818 - says what happened
+    """The network or Kaggle was in trouble for longer than a call waits; nothing else is wrong."""
+
+
 class LostAnswer(UserError):  # noqa: N818 - says what happened
     """A call with an effect may or may not have taken it: look before doing it again."""
 
@@ -173,7 +177,7 @@ def patiently(
     """Do ``once``, and again with growing pauses while the network or Kaggle is in trouble.
 
     ``Retry-After`` is honoured up to ``LONGEST_WAIT`` seconds. Raises ``UserError`` when that did
-    not help, and at once for failures that waiting does not mend.
+    not help (``Unreachable``), and at once for failures that waiting does not mend.
     """
     import requests
 
@@ -185,9 +189,11 @@ def patiently(
             hopeless = status is not None and status not in BUSY
             pause = retry_after(error)
             if pause is None:
-                pause = _FIRST_WAIT * 2 ** (attempt - 1) * random.uniform(1, 1.5)
-            if hopeless or attempt == ATTEMPTS or pause > LONGEST_WAIT:
+                pause = FIRST_WAIT * 2 ** (attempt - 1) * random.uniform(1, 1.5)
+            if hopeless:
                 raise UserError(explain_failure(error, subject)) from error
+            if attempt == ATTEMPTS or pause > LONGEST_WAIT:
+                raise Unreachable(explain_failure(error, subject)) from error
             log.info("%s Trying again in %.0f s.", trouble(error), max(pause, 1))
             time.sleep(pause)
     raise AssertionError("the last attempt returns or raises")

@@ -11,12 +11,12 @@ from tqdm import tqdm
 
 from xraycomp.console.errors import UserError
 from xraycomp.data.files import write_json
-from xraycomp.remote.client import ATTEMPTS, TIMEOUT, patiently
+from xraycomp.remote.client import ATTEMPTS, FIRST_WAIT, TIMEOUT, patiently
 from xraycomp.remote.failures import Subject, explain, trouble
 
 log = logging.getLogger(__name__)
 
-_CHUNK = 1 << 20
+_CHUNK = 1 << 16  # what is lost at most where a connection breaks off
 
 
 def download_file(open_url: Callable[[], str], path: Path, subject: Subject) -> None:
@@ -51,7 +51,7 @@ def download_file(open_url: Callable[[], str], path: Path, subject: Subject) -> 
             failures = 1 if came else failures + 1
             if failures == ATTEMPTS:
                 raise UserError(explain(error, subject)) from error
-            pause = 0.5 * 2**failures
+            pause = FIRST_WAIT * 2**failures
             log.info("%s Going on with the download in %.0f s.", trouble(error), pause)
             time.sleep(pause)
     part.replace(path)

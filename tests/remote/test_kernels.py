@@ -1,0 +1,324 @@
+"""Kernels on Kaggle: what the plain client keeps silent about is a failure here."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from kaggle_server import KEY, USER, Dataset, KernelVersion
+
+from xraycomp.console.errors import UserError
+from xraycomp.remote import kernels
+from xraycomp.remote.bundle import build
+from xraycomp.remote.client import connect
+from xraycomp.remote.datasets import publish, wait_until_ready
+from xraycomp.remote.kernels import decode_log, push, read_pushed, read_status, wait
+from xraycomp.remote.metadata import read_metadata, write_owner
+from xraycomp.remote.outputs import pull
+
+KERNELS = Path(__file__).parents[2] / "kernels"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A kernel's folder with the user's name in it, not built yet."""
+    copied = tmp_path / "kernels/phantom-resnet18"
+    shutil.copytree(
+        KERNELS / "phantom-resnet18", copied, ignore=shutil.ignore_patterns("kernel.py")
+    )
+    write_owner(copied, USER)
+    return copied
+
+
+@pytest.fixture
+def change(folder):
+    """Change fields of the kernel's metadata."""
+
+    def write(**fields):
+        path = folder / "kernel-metadata.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+    return write
+
+
+@pytest.fixture
+def pushed(signed_in, folder):
+    """Build and push the folder; returns what was pushed."""
+
+    def run():
+        bundle = build(folder)
+        with connect() as kaggle:
+            return push(kaggle, folder, read_metadata(folder), bundle)
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch):
+    monkeypatch.setattr(kernels, "_FIRST_PAUSE", 0.01)
+
+
+def output_of(server, files, status="COMPLETE", log="done\n"):
+    """Let kernels end like that; ``kernel.json`` tells the version's own digest."""
+
+    def run(version: KernelVersion):
+        digest = next(
+            line.split()[-1] for line in version.text.splitlines() if line.startswith("# sha256: ")
+        )
+        return status, log, {"kernel.json": json.dumps({"sha256": digest}).encode()} | files
+
+    server.run_kernel = run
+
+
+def test_the_request_is_the_one_that_the_plain_client_makes(signed_in, folder, pushed, kaggle_cli):
+    note = pushed()
+    assert (note.ref, note.version) == (f"{USER}/phantom-resnet18", 1)
+    assert read_pushed(folder) == note
+    done = kaggle_cli("kernels", "push", "-p", folder)
+    assert "version 2 successfully pushed" in done.stdout
+    ours, plain = signed_in.calls("SaveKernel")
+    assert ours == plain
+
+
+@pytest.mark.parametrize("kind", ["Dataset", "Competition", "Kernel", "Model"])
+def test_a_dropped_source_is_a_failure(signed_in, pushed, kind):
+    signed_in.fault(
+        "SaveKernel",
+        answer={
+            "ref": f"/code/{USER}/phantom-resnet18",
+            "versionNumber": 1,
+            f"invalid{kind}Sources": ["ada/gone"],
+        },
+    )
+    with pytest.raises(UserError, match=r"version 1 but dropped its .* ada/gone"):
+        pushed()
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ({"error": "Notebook is too large."}, "did not take the kernel .*: Notebook is too large"),
+        ({"ref": "/code/ada/phantom-resnet18"}, "gave no version"),
+        ({"ref": "/code/ada/other-name", "versionNumber": 1}, "calls the kernel /code/ada/other"),
+        (
+            {"ref": "/code/ada/phantom-resnet18", "versionNumber": 1, "invalidTags": ["chest"]},
+            "dropped its tags chest",
+        ),
+    ],
+)
+def test_a_refusal_with_status_200_is_a_failure(signed_in, folder, pushed, answer, said):
+    signed_in.fault("SaveKernel", answer=answer)
+    with pytest.raises(UserError, match=said):
+        pushed()
+    assert not (folder / "pushed.json").exists()
+
+
+def test_a_push_whose_answer_is_lost_is_recognised(signed_in, pushed):
+    signed_in.fault("SaveKernel", lose_answer=True)
+    assert pushed().version == 1
+    assert len(signed_in.calls("SaveKernel")) == 1
+
+
+def test_a_push_that_never_arrived_says_so(signed_in, pushed):
+    signed_in.fault("SaveKernel", drop=True)
+    with pytest.raises(UserError, match="No version with this source is there yet: push again"):
+        pushed()
+    assert len(signed_in.calls("SaveKernel")) == 1
+
+
+def test_a_competition_whose_rules_are_not_accepted_is_told_before_the_push(
+    signed_in, pushed, change
+):
+    signed_in.competitions["closed-one"] = {"a.csv": b"1"}
+    signed_in.fault("ListDataFiles", status=403)
+    change(competition_sources=["closed-one"])
+    with pytest.raises(UserError, match="c/closed-one/rules"):
+        pushed()
+    assert signed_in.calls("SaveKernel") == []
+
+
+def test_a_fresh_data_set_version_is_waited_for(signed_in, pushed, change, tmp_path):
+    signed_in.ready_after, signed_in.listing_lag = 2, 2
+    signed_in.datasets["ada/weights"] = Dataset([{"w.pt": b"old"}])
+    (tmp_path / "w.pt").write_bytes(b"new and longer")
+    with connect() as kaggle:
+        assert publish(kaggle, "ada/weights", [tmp_path / "w.pt"]) == 2
+    change(dataset_sources=["ada/weights"])
+    pushed()
+    version = signed_in.kernels["ada/phantom-resnet18"].versions[0]
+    assert version.datasets == {"ada/weights": 2}
+
+
+def test_a_data_set_that_is_still_being_made_holds_the_push_back(signed_in, pushed, change):
+    signed_in.datasets["ada/weights"] = Dataset([{"w.pt": b"1"}, {"w.pt": b"22"}], unready=2)
+    change(dataset_sources=["ada/weights"])
+    pushed()
+    version = signed_in.kernels["ada/phantom-resnet18"].versions[0]
+    assert version.datasets == {"ada/weights": 2}
+
+
+def test_a_new_data_set_is_made_and_listed(signed_in, tmp_path):
+    (tmp_path / "resnet18.pt").write_bytes(b"weights" * 1000)
+    signed_in.ready_after = 1
+    with connect() as kaggle:
+        assert publish(kaggle, "ada/resnet-weights", [tmp_path / "resnet18.pt"]) == 1
+    held = signed_in.datasets["ada/resnet-weights"].versions
+    assert held == [{"resnet18.pt": b"weights" * 1000}]
+    request = signed_in.calls("CreateDataset")[0]
+    assert request["isPrivate"] is True
+
+
+@pytest.mark.parametrize("method", ["CreateDataset", "CreateDatasetVersion"])
+def test_a_data_set_error_with_status_200_is_a_failure(signed_in, tmp_path, method):
+    (tmp_path / "a.pt").write_bytes(b"1")
+    if method == "CreateDatasetVersion":
+        signed_in.datasets["ada/weights"] = Dataset([{"a.pt": b"0"}])
+    signed_in.fault(method, answer={"status": "error", "error": "The slug is taken."})
+    with connect() as kaggle, pytest.raises(UserError, match="The slug is taken"):
+        publish(kaggle, "ada/weights", [tmp_path / "a.pt"])
+
+
+def test_an_upload_that_breaks_off_is_sent_again(signed_in, tmp_path):
+    (tmp_path / "a.pt").write_bytes(os.urandom(200_000))
+    signed_in.fault("PUT blob", truncate=50_000)
+    with connect() as kaggle:
+        publish(kaggle, "ada/weights", [tmp_path / "a.pt"])
+    assert signed_in.datasets["ada/weights"].versions[0]["a.pt"] == (tmp_path / "a.pt").read_bytes()
+
+
+def test_a_failed_data_set_is_said_at_once(signed_in, monkeypatch):
+    signed_in.datasets["ada/weights"] = Dataset([{"a": b"1"}])
+    signed_in.fault("GetDatasetStatus", answer={"status": "FAILED"})
+    with connect() as kaggle, pytest.raises(UserError, match="is FAILED on Kaggle"):
+        wait_until_ready(kaggle, "ada/weights")
+
+
+def test_waiting_follows_to_the_end_through_network_errors(signed_in, pushed, caplog):
+    caplog.set_level("INFO", "xraycomp")
+    signed_in.run_kernel = lambda version: (
+        ["QUEUED", "QUEUED", "RUNNING", "RUNNING", "COMPLETE"], "hello\n", {},
+    )  # fmt: skip
+    note = pushed()
+    signed_in.fault("GetKernelSessionStatus", drop=True, times=7)
+    with connect() as kaggle:
+        wait(kaggle, note, longest_pause=0.02)
+    said = [line for line in caplog.messages if "version 1: " in line]
+    assert [line.split(": ")[1] for line in said] == ["queued.", "running.", "complete."]
+    assert any("Waiting on." in line for line in caplog.messages)
+
+
+@pytest.mark.parametrize(
+    ("status", "said"), [("ERROR", "failed"), ("CANCEL_ACKNOWLEDGED", "was cancelled")]
+)
+def test_a_failed_kernel_is_a_failure_with_the_end_of_its_log(signed_in, pushed, status, said):
+    text = "".join(f"line {n}\n" for n in range(30)) + "ValueError: the planted one\n"
+    signed_in.run_kernel = lambda version: (["RUNNING", status], text, {})
+    note = pushed()
+    with connect() as kaggle, pytest.raises(UserError, match=said) as caught:
+        wait(kaggle, note, longest_pause=0.01)
+    lines = str(caught.value).splitlines()
+    assert lines[-1].strip() == "ValueError: the planted one"
+    assert len(lines) == 2 + kernels.LOG_LINES
+
+
+def test_a_log_is_decoded():
+    events = [
+        {"stream_name": "stdout", "time": 1.0, "data": "Epoch 1: 10%\rEpoch 1: 100%\n"},
+        {"stream_name": "stderr", "time": 2.0, "data": "half a "},
+        {"stream_name": "stderr", "time": 2.1, "data": "line\n\n"},
+    ]
+    assert decode_log(json.dumps(events)) == ["Epoch 1: 100%", "half a line"]
+    assert decode_log("not JSON\nat all") == ["not JSON", "at all"]
+    assert decode_log("") == []
+
+
+def test_all_pages_of_the_output_come_home_as_a_run(signed_in, pushed, tmp_path):
+    run = {f"runs/phantom/part_{n}.txt": b"%d" % n for n in range(230)}
+    output_of(signed_in, run | {"runs/phantom/submission.csv": b"a", "submission.csv": b"a"})
+    note = pushed()
+    with connect() as kaggle:
+        home = pull(kaggle, note, tmp_path / "runs", tmp_path / "submissions")
+    assert home == tmp_path / "runs/phantom-resnet18-v1"
+    assert {path.name for path in home.iterdir()} == {
+        *(f"part_{n}.txt" for n in range(230)), "submission.csv", "kernel.json", "kernel.log",
+    }  # fmt: skip
+    assert (home / "kernel.log").read_text() == "done\n"
+    assert (tmp_path / "submissions/phantom-resnet18-v1.csv").read_bytes() == b"a"
+    with connect() as kaggle, pytest.raises(UserError, match="is there already"):
+        pull(kaggle, note, tmp_path / "runs", tmp_path / "submissions")
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"kernel.json": b'{"sha256": "another"}'}, "was made by the bundle another, not by"),
+        ({"kernel.json": b"{}"}, "does not say which code made it"),
+        ({"../evil.sh": b"x"}, "unsafe file name"),
+    ],
+)
+def test_foreign_output_is_refused_and_nothing_kept(signed_in, pushed, tmp_path, files, said):
+    output_of(signed_in, files)
+    note = pushed()
+    with connect() as kaggle, pytest.raises(UserError, match=said):
+        pull(kaggle, note, tmp_path / "runs", tmp_path / "submissions")
+    assert list((tmp_path / "runs").iterdir()) == []
+    assert not (tmp_path / "evil.sh").exists()
+
+
+def test_output_comes_from_the_version_that_was_pushed(signed_in, pushed, tmp_path):
+    output_of(signed_in, {"runs/r/a.txt": b"of version 1"})
+    note = pushed()
+    output_of(signed_in, {"runs/r/a.txt": b"of version 2", "kernel.json": b'{"sha256": "other"}'})
+    pushed()
+    with connect() as kaggle:
+        assert read_status(kaggle, note)[0] == "COMPLETE"
+        home = pull(kaggle, note, tmp_path / "runs", tmp_path / "submissions")
+    assert (home / "a.txt").read_bytes() == b"of version 1"
+
+
+def test_an_output_file_that_breaks_off_is_gone_on_with(signed_in, pushed, tmp_path):
+    data = os.urandom(300_000)
+    output_of(signed_in, {"runs/r/best.pt": data})
+    note = pushed()
+    signed_in.fault("GET blob", truncate=100_000, times=2)
+    with connect() as kaggle:
+        home = pull(kaggle, note, tmp_path / "runs", tmp_path / "submissions")
+    assert (home / "best.pt").read_bytes() == data
+
+
+def test_waiting_can_be_interrupted_and_taken_up_again(
+    signed_in, pushed, folder, environment, tmp_path
+):
+    signed_in.run_kernel = lambda version: (["RUNNING"], "", {})
+    pushed()
+    command = [sys.executable, "-m", "xraycomp.kernel", "wait", "phantom-resnet18", "--poll", "0.1"]
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env={**environment, **signed_in.environment(tmp_path / "home")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert "running" in process.stdout.readline()
+        process.send_signal(2)
+        said = process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == "Interrupted."
+    signed_in.kernels["ada/phantom-resnet18"].versions[0].statuses = ["COMPLETE"]
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={**environment, **signed_in.environment(tmp_path / "home")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert KEY not in done.stdout + done.stderr

@@ -1,0 +1,115 @@
+"""Where Kaggle puts what is attached to a kernel: two layouts, both in use."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from xraycomp.console.errors import UserError, listing
+
+LAYOUTS = ("new", "old")
+_SHOWN = 40
+
+
+def mount_path(kind: str, source: str, layout: str) -> str:
+    """Where below ``input`` a source of ``kind`` (as in ``competition_sources``) lies.
+
+    Model sources lie at the same parts in both layouts, below ``models`` in the new one.
+    """
+    parts = source.split("/")
+    if kind == "competition":
+        return f"competitions/{source}" if layout == "new" else source
+    if kind == "dataset":
+        return f"datasets/{parts[0]}/{parts[1]}" if layout == "new" else parts[1]
+    if kind == "kernel":
+        return f"notebooks/{parts[0]}/{parts[1]}" if layout == "new" else parts[1]
+    return f"models/{source}" if layout == "new" else "/".join(parts[1:])
+
+
+def find_data(root: Path, slug: str) -> Path:
+    """The folder below ``root`` (``/kaggle/input``) with the competition or data set ``slug``.
+
+    Raises ``UserError``, with what lies there, if it is not attached or ambiguous.
+    """
+    found = _places(root, slug)
+    if not found:
+        raise UserError(
+            f"No data of {slug} is attached: {root} holds {describe_tree(root)}. Name it in "
+            "competition_sources (or owner/slug in dataset_sources) of kernel-metadata.json, and "
+            f"accept the rules at https://www.kaggle.com/c/{slug}/rules."
+        )
+    if len(found) > 1:
+        raise UserError(
+            f"{slug} is attached more than once: {listing([str(path) for path in found])}. "
+            "Leave one of them in kernel-metadata.json."
+        )
+    return found[0]
+
+
+def is_attached(root: Path, slug: str) -> bool:
+    """Whether a competition or data set ``slug`` lies below ``root``."""
+    return bool(_places(root, slug))
+
+
+def _places(root: Path, slug: str) -> list[Path]:
+    places = [root / "competitions" / slug, *sorted(root.glob(f"datasets/*/{slug}")), root / slug]
+    return [place for place in places if place.is_dir()]
+
+
+def find_file(root: Path, name: str, skip: Path | None = None) -> Path:
+    """The one file called ``name`` anywhere below ``root``; ``skip`` is not searched.
+
+    Raises ``UserError`` where there is none or several.
+    """
+    found = [path for path in _walk(root, skip) if path.name == name and path.is_file()]
+    if not found:
+        raise UserError(
+            f"No file {name} is attached: {root} holds {describe_tree(root)}. Put it into a Kaggle "
+            "dataset and name that in dataset_sources of kernel-metadata.json."
+        )
+    if len(found) > 1:
+        raise UserError(
+            f"{len(found)} attached files are called {name}: "
+            f"{listing([str(path) for path in found])}. Give one of these paths."
+        )
+    return found[0]
+
+
+def find_run(root: Path, name: str, skip: Path | None = None) -> Path | None:
+    """The folder ``runs/<name>`` with a checkpoint below ``root``: an attached kernel's output.
+
+    Raises ``UserError`` where there are several.
+    """
+    found = [
+        path.parent
+        for path in _walk(root, skip)
+        if path.parts[-3:] == ("runs", name, "checkpoint.pt")
+    ]
+    if len(found) > 1:
+        raise UserError(
+            f"{len(found)} attached outputs hold a run {name}: "
+            f"{listing([str(path) for path in found])}. Leave one of them in kernel_sources."
+        )
+    return found[0] if found else None
+
+
+def _walk(root: Path, skip: Path | None) -> Iterator[Path]:
+    for folder, folders, files in os.walk(root):
+        # The competition's own images are many, and neither weights nor runs.
+        folders[:] = sorted(name for name in folders if Path(folder, name) != skip)
+        yield from (Path(folder, name) for name in sorted(files))
+
+
+def describe_tree(root: Path, depth: int = 4) -> str:
+    """The folders below ``root`` in one line, with the numbers of files; cut where it is long."""
+    lines = []
+    for folder, folders, files in os.walk(root):
+        parts = Path(folder).relative_to(root).parts
+        folders.sort()
+        if len(parts) >= depth:
+            folders.clear()
+        if parts and (files or not folders):
+            names = listing(sorted(files), 3) if len(files) <= 3 else f"{len(files):,} files"
+            lines.append(f"{'/'.join(parts)}/ ({names or 'empty'})")
+        if len(lines) > _SHOWN:
+            break
+    return listing(lines, _SHOWN) if lines else "nothing"

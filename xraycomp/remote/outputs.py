@@ -1,0 +1,95 @@
+"""The output of a pushed kernel: all of it, of the very version that was pushed, or nothing."""
+
+import json
+import logging
+import shutil
+from pathlib import Path, PurePosixPath
+
+from xraycomp.console.errors import UserError, listing
+from xraycomp.data.files import atomic_folder, write_text
+from xraycomp.remote.client import Kaggle
+from xraycomp.remote.failures import Subject
+from xraycomp.remote.kernels import Pushed, decode_log, output_pages
+from xraycomp.remote.transfer import download_file
+
+log = logging.getLogger(__name__)
+
+FACTS_FILE = "kernel.json"
+"""What the kernel itself wrote about the code that it ran."""
+
+
+def pull(kaggle: Kaggle, pushed: Pushed, runs_dir: Path, submissions_dir: Path) -> Path:
+    """Bring the version's output home as ``runs_dir/<kernel>-v<version>``; returns that folder.
+
+    It holds what the kernel's own run folder held, the other files of the output beside it,
+    ``kernel.json`` and the decoded log as ``kernel.log``. A submission is also copied to
+    ``submissions_dir/<kernel>-v<version>.csv``.
+
+    Raises ``UserError`` for output that another bundle made, for an output without the note of who
+    made it, for file names that lead elsewhere, and where the folder exists already.
+    """
+    slug = pushed.ref.split("/")[1]
+    folder = runs_dir / f"{slug}-v{pushed.version}"
+    if folder.exists():
+        raise UserError(
+            f"{folder} is there already. It holds version {pushed.version}; remove it to pull that "
+            "version again."
+        )
+    with atomic_folder(folder) as temporary:
+        text = ""
+        for page in output_pages(kaggle, pushed):
+            text = page.log or text
+            for item in page.files or []:
+                _fetch(item.url, item.file_name, temporary, pushed)
+        write_text(temporary / "kernel.log", "".join(f"{line}\n" for line in decode_log(text)))
+        _check_origin(temporary, pushed)
+        _unfold_run(temporary)
+    submission = folder / "submission.csv"
+    if submission.is_file():
+        submissions_dir.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(submission, submissions_dir / f"{folder.name}.csv")
+    return folder
+
+
+def _fetch(url: str, name: str, folder: Path, pushed: Pushed) -> None:
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        raise UserError(
+            f"The output of {pushed.subject_name} holds the unsafe file name {name!r}; nothing was "
+            "kept."
+        )
+    subject = Subject(f"give the output file {name} of {pushed.subject_name}", kernel=pushed.ref)
+    download_file(lambda: url, folder / path, subject)
+
+
+def _check_origin(folder: Path, pushed: Pushed) -> None:
+    path = folder / FACTS_FILE
+    try:
+        made_by = str(json.loads(path.read_text(encoding="utf-8"))["sha256"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"The output of {pushed.subject_name} has no {FACTS_FILE}, so it does not say which "
+            f"code made it; nothing was kept. See {pushed.url}"
+        ) from error
+    if made_by != pushed.sha256:
+        raise UserError(
+            f"The output on Kaggle was made by the bundle {made_by[:12]}, not by "
+            f"{pushed.sha256[:12]} that was pushed from here as version {pushed.version}; nothing "
+            "was kept. Somebody pushed in between: push again, or pull where that was pushed."
+        )
+
+
+def _unfold_run(folder: Path) -> None:
+    """Let the one run of the output be the folder itself, so that all commands can work on it."""
+    runs = sorted(path for path in (folder / "runs").glob("*") if path.is_dir())
+    if len(runs) != 1:
+        if runs:
+            log.info("The output holds several runs: %s.", listing([run.name for run in runs]))
+        return
+    for path in sorted(runs[0].iterdir()):
+        target = folder / path.name
+        if target.exists():  # the checked submission lies in both places
+            continue
+        path.replace(target)
+    shutil.rmtree(folder / "runs")
+    shutil.rmtree(folder / "submissions", ignore_errors=True)
