@@ -1,16 +1,28 @@
-"""python -m xraycomp.submit: probability table -> checked submission file."""
+"""python -m xraycomp.submit: probability table -> checked file -> Kaggle -> score in the ledger."""
 
 import logging
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from xraycomp.console.command import parse_flags, run_command
 from xraycomp.console.errors import UserError
+from xraycomp.data.competition import Competition
 from xraycomp.data.predictions import read_predictions
 from xraycomp.data.source import open_source
 from xraycomp.data.submission import check_submission, expected_ids, write_submission
-from xraycomp.model.run import RunFolder
+from xraycomp.remote.client import connect
+from xraycomp.remote.dispatch import Parcel, deliver, inspect, settle
+from xraycomp.remote.ledger import read_commit, read_ledger, read_validation
+from xraycomp.remote.marks import describe, sha256
+from xraycomp.remote.standing import format_standing, standing
+from xraycomp.remote.submissions import sync_command
+from xraycomp.remote.sync import sync
+
+if TYPE_CHECKING:
+    from xraycomp.model.run import RunFolder
 
 log = logging.getLogger("xraycomp.submit")  # run as a command, __name__ is __main__
 
@@ -19,24 +31,96 @@ PROG = "python -m xraycomp.submit"
 
 @dataclass(frozen=True)
 class SubmitConfig:
-    """Write submissions/<run>.csv from a probability table, or check a submission file."""
+    """Write submissions/<run>.csv from a probability table and check it; with --send, send it to
+    Kaggle, wait for the score and enter it in submissions/ledger.csv."""
 
-    run: Path
-    """The run folder whose competition is meant."""
+    run: Path | None = None
+    """The run folder whose competition is meant. Not needed with --list, --sync and --kernel."""
     predictions: Path | None = None
     """Another probability table of the test set. Default: the run's predictions/test.csv."""
     check: Path | None = None
-    """Only check this submission file."""
+    """Only check this submission file (and send it, with --send)."""
     output: Path | None = None
     """The submission's path. Default: submissions/<run>.csv."""
 
+    send: bool = False
+    """Send the checked file to Kaggle. Refused where no submission is left today, where the same
+    file was sent before, and where no validation score says how good it is."""
+    dry_run: bool = False
+    """Do everything that --send (or --kernel) does, but send nothing."""
+    message: str | None = None
+    """The submission's description on Kaggle. Default: the run's name."""
+    competition: str | None = None
+    """Slug on Kaggle, as in kaggle.com/c/SLUG. Default: the run's competition."""
+    judged: Path | None = None
+    """Folder whose metrics.json judges this file. Default: the run folder, for a file made from the
+    run's own predictions."""
+    unjudged: bool = False
+    """Send even though there is no validation score."""
+    again: bool = False
+    """Send even though the same file was sent before."""
+    wait: bool = True
+    """Wait for the score; with --no-wait, --sync asks for it later."""
+    poll: float = 60.0
+    """Longest pause between two looks for the score, in seconds."""
 
-def submit(config: SubmitConfig) -> Path:
-    """Do what ``config`` describes and return the path of the checked file.
+    kernel: str | None = None
+    """Code competitions: submit the output of this kernel (owner/slug) in place of a local file.
+    This sends, also without --send; a run given with --run lends its validation score."""
+    kernel_version: int | None = None
+    """The version of the kernel, as its push reported it."""
+    file: str = "submission.csv"
+    """The name of the kernel's output file."""
 
-    Raises ``UserError`` for everything that Kaggle would refuse.
+    list: bool = False
+    """Show the ledger, and how well validation foretells the leaderboard."""
+    sync: bool = False
+    """Fill scores that arrived later into the ledger, and add submissions sent by other ways."""
+    submissions_dir: Path | None = None
+    """Folder of submission files and of ledger.csv. Default: the run's, else submissions."""
+    runs_dir: Path = Path("runs")
+    """Folder of runs, where --sync looks for the origin of files that were sent by hand."""
+
+
+def submit(config: SubmitConfig) -> Path | None:
+    """Do what ``config`` describes; return the path of the checked file, or of the ledger.
+
+    Raises ``UserError`` for everything that Kaggle would refuse or did refuse, and where a
+    submission could not be scored.
     """
-    run = RunFolder.open(config.run)
+    if not config.poll > 0:
+        raise UserError(f"--poll is {config.poll}; it must be a number of seconds above 0.")
+    run = _open(config.run) if config.run else None
+    folder = config.submissions_dir or (run.config().submissions_dir if run else None)
+    book = (folder or Path("submissions")) / "ledger.csv"
+    if config.sync or config.list:
+        competition = config.competition or (run.competition().slug if run else None)
+        if config.sync:
+            _sync(competition, book, config.runs_dir)
+        if config.list:
+            _list(competition, book)
+        return book
+    if config.kernel:
+        return _dispatch(config, _kernel_parcel(config, run), book)
+    if run is None:
+        raise UserError(
+            f"Say what to submit with --run runs/NAME, or use --list or --sync. See {PROG} --help."
+        )
+    path = _checked_file(config, run, book.parent)
+    if config.send or config.dry_run:
+        _dispatch(config, _file_parcel(config, run, path), book)
+    return path
+
+
+def _open(path: Path) -> "RunFolder":
+    # Imported here because torch takes seconds to import, and the ledger needs none of it.
+    from xraycomp.model.run import RunFolder
+
+    return RunFolder.open(path)
+
+
+def _checked_file(config: SubmitConfig, run: "RunFolder", folder: Path) -> Path:
+    """The submission file, written unless ``--check`` names one; checked in both cases."""
     trained, competition = run.config(), run.competition()
     source = open_source(trained.competition, trained.data, trained.data_dir)
     ids = expected_ids(competition, source.root)
@@ -49,21 +133,146 @@ def submit(config: SubmitConfig) -> Path:
     table = read_predictions(
         config.predictions or run.predictions_path("test"), competition.classes
     )
-    output = config.output or trained.submissions_dir / f"{run.name}.csv"
+    output = config.output or folder / f"{run.name}.csv"
     write_submission(output, competition, table, ids)
-    log.info(
-        "Wrote %s: %s rows, checked. Send it with: kaggle competitions submit -c %s -f %s -m %s",
-        output,
-        f"{len(ids):,}",
-        competition.slug,
-        output,
-        run.name,
-    )
+    # What lies there now is what will be sent: another look, at the file itself.
+    check_submission(output, competition, ids)
+    log.info("Wrote %s: %s rows, checked.", output, f"{len(ids):,}")
+    if not (config.send or config.dry_run):
+        by_hand = ["kaggle", "competitions", "submit", "-c", competition.slug]
+        by_hand += ["-f", str(output), "-m", run.name]
+        log.info(
+            "Send it with --send, or by hand: %s",
+            shlex.join(by_hand),
+        )
     return output
 
 
+def _file_parcel(config: SubmitConfig, run: "RunFolder", path: Path) -> Parcel:
+    competition = run.competition()
+    if competition.source != "competition" and not config.competition:
+        raise UserError(
+            f"{competition.slug} is not described as a Kaggle competition (source = "
+            f'"{competition.source}"), so {path} cannot be sent there. If it is one, name it with '
+            "--competition SLUG."
+        )
+    own = not (config.predictions or config.check) or _same(path, run.path / "submission.csv")
+    judged = config.judged or (run.path if own else None)
+    if not config.unjudged and (judged is None or not (judged / "metrics.json").is_file()):
+        if judged is None:
+            why = (
+                f"{path} is not made from {run.path}'s own predictions, so its metrics.json does "
+                "not judge it"
+            )
+        else:
+            why = f"{judged} has no metrics.json, so nothing says how good {path} is"
+        raise UserError(
+            f"{why}. Judge it with python -m xraycomp.evaluate and name the folder with --judged, "
+            "or send it all the same with --unjudged."
+        )
+    return Parcel(
+        config.competition or competition.slug,
+        config.message or run.name,
+        path=path,
+        known=_known(run, competition, judged),
+    )
+
+
+def _same(one: Path, other: Path) -> bool:
+    return other.is_file() and sha256(one) == sha256(other)
+
+
+def _known(run: "RunFolder", competition: Competition, judged: Path | None) -> dict[str, str]:
+    """The part of a ledger row that a run knows."""
+    known = {"run": run.name, "commit": read_commit(run.path)}
+    if judged is None or not (judged / "metrics.json").is_file():
+        return known
+    slug, validation = read_validation(judged)
+    if slug != competition.slug:
+        raise UserError(
+            f"{judged / 'metrics.json'} judges predictions for {slug}, but {run.path} is of "
+            f"{competition.slug}. Name another folder with --judged."
+        )
+    return known | validation
+
+
+def _kernel_parcel(config: SubmitConfig, run: "RunFolder | None") -> Parcel:
+    kernel, version = config.kernel or "", config.kernel_version
+    if kernel.count("/") != 1 or not all(kernel.split("/")):
+        raise UserError(f"--kernel is {kernel}; it must be OWNER/SLUG, as in its page's address.")
+    if version is None or version < 1:
+        raise UserError(
+            f"Say which version of {kernel} to submit: --kernel-version N, as its push reported it."
+        )
+    competition = config.competition or (run.competition().slug if run else None)
+    if competition is None:
+        raise UserError("Say which competition the kernel is for: --competition SLUG.")
+    known = {}
+    if run:
+        judged = config.judged or run.path
+        if not config.unjudged and not (judged / "metrics.json").is_file():
+            raise UserError(
+                f"{judged} has no metrics.json, so nothing says how good it is. Judge it with "
+                "python -m xraycomp.evaluate, or send it all the same with --unjudged."
+            )
+        known = _known(run, run.competition(), judged)
+    message = config.message or (run.name if run else kernel)
+    return Parcel(
+        competition, message, kernel=kernel, version=version, output=config.file, known=known
+    )
+
+
+def _dispatch(config: SubmitConfig, parcel: Parcel, book: Path) -> Path:
+    with connect() as kaggle:
+        earlier = inspect(kaggle, parcel, book, again=config.again)
+        if config.dry_run:
+            log.info(
+                'Dry run: nothing was sent. Would send %s to %s as "%s" and enter it in %s.',
+                parcel.name,
+                parcel.competition,
+                describe(parcel.message, parcel.mark),
+                book,
+            )
+            return book
+        ref = deliver(kaggle, parcel, book, earlier)
+        if config.wait:
+            settle(kaggle, parcel, book, ref, config.poll)
+        else:
+            log.info("Wrote %s. Ask for the score with: %s", book, sync_command(parcel.competition))
+    return book
+
+
+def _sync(competition: str | None, book: Path, runs_dir: Path) -> None:
+    slugs = [competition] if competition else sorted(set(read_ledger(book)["competition"]) - {""})
+    if not slugs:
+        raise UserError(f"{book} names no competition yet. Give one with --competition SLUG.")
+    with connect() as kaggle:
+        for slug in slugs:
+            news = sync(kaggle, slug, book, runs_dir)
+            log.info(
+                "%s: %d rows updated, %d submissions added (of %d of them the origin is known).",
+                slug,
+                news.updated,
+                news.added,
+                news.recognised,
+            )
+            if news.absent:
+                log.info("Kaggle does not list %d submissions of the ledger.", news.absent)
+    log.info("Wrote %s. Show it with: %s --list", book, PROG)
+
+
+def _list(competition: str | None, book: Path) -> None:
+    table = read_ledger(book)
+    slugs = [competition] if competition else list(dict.fromkeys(table["competition"]))
+    if table.empty or (competition and competition not in set(table["competition"])):
+        log.info("%s holds no submission%s yet.", book, f" to {competition}" if competition else "")
+        return
+    for slug in slugs:
+        log.info("%s\n", format_standing(standing(table, slug)))
+
+
 def main(args: Sequence[str]) -> None:
-    """Read the flags and write or check a submission."""
+    """Read the flags and do what they say."""
     submit(parse_flags(SubmitConfig, args, prog=PROG))
 
 

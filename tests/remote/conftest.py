@@ -12,6 +12,7 @@ import pytest
 from kaggle_server import KaggleServer
 
 from xraycomp.remote import client, transfer
+from xraycomp.remote.bundle import Bundle
 
 TOML = """
 slug = "toy-films"

@@ -7,6 +7,7 @@ tries again and ignores ``Retry-After``, so every call goes through ``Kaggle.cal
 
 import contextlib
 import functools
+import json
 import logging
 import random
 import time
@@ -90,7 +91,10 @@ class Kaggle:
         import requests
 
         def once() -> Answer:
-            return method(request)
+            try:
+                return method(request)
+            except json.JSONDecodeError as error:  # a page of HTML in place of Kaggle's answer
+                raise requests.JSONDecodeError(error.msg, error.doc, error.pos) from error
 
         if repeat:
             return patiently(once, subject, self.explain)
