@@ -1,4 +1,4 @@
-"""python -m xraycomp.kernel: a folder under kernels/ -> one file for Kaggle, tried beforehand."""
+"""python -m xraycomp.kernel: a folder under kernels/ -> one file -> a run on Kaggle -> output."""
 
 import logging
 from collections.abc import Sequence
@@ -9,26 +9,36 @@ from typing import Literal
 
 from xraycomp.console.command import parse_flags, run_command
 from xraycomp.console.errors import UserError, listing
-from xraycomp.remote.bundle import Bundle, build, remove_stale
+from xraycomp.remote.bundle import Bundle, build, is_stale, remove_stale
+from xraycomp.remote.client import connect
+from xraycomp.remote.datasets import publish
+from xraycomp.remote.kernels import push, read_pushed, read_status, wait
 from xraycomp.remote.metadata import METADATA_FILE, read_metadata, write_owner
+from xraycomp.remote.outputs import pull
 from xraycomp.remote.rehearsal import TRAIN_IMAGES, rehearse
 
 log = logging.getLogger("xraycomp.kernel")  # run as a command, __name__ is __main__
 
 PROG = "python -m xraycomp.kernel"
 ALL = "all"
+WEB = "https://www.kaggle.com"
 
 
 @dataclass(frozen=True)
 class KernelConfig:
-    """Pack a kernel's script and the whole kit into one file, and rehearse it before it is sent.
+    """Run a kernel's script, with the whole kit in one file, on Kaggle's machines.
 
     build: writes the file that kernel-metadata.json names as code_file; the same sources give the
     same bytes. rehearse: builds, then runs that exact file offline on a few images, as a Kaggle
-    session would. check: removes built files whose sources have changed since.
+    session would. push: builds and sends a new version. status: says how it is. wait: follows it to
+    its end. pull: brings its output home as runs/NAME-vN. run: rehearse, push, wait and pull.
+    weights: puts --file into a Kaggle data set. check: removes built files whose sources have
+    changed since.
     """
 
-    action: Literal["build", "rehearse", "check"]
+    action: Literal[
+        "build", "rehearse", "push", "status", "wait", "pull", "run", "weights", "check"
+    ]
     """What to do."""
     name: str
     """The kernel: a folder, or its name under kernels/; all for every one."""
@@ -49,6 +59,16 @@ class KernelConfig:
     """rehearse: minutes that one run may take."""
     kernels_dir: Path = Path("kernels")
     """Folder of the kernels' folders."""
+    poll: float = 60.0
+    """wait, run: longest pause between two looks, in seconds."""
+    runs_dir: Path = Path("runs")
+    """pull, run: where the output goes."""
+    submissions_dir: Path = Path("submissions")
+    """pull, run: where its submission goes."""
+    file: tuple[Path, ...] = ()
+    """weights: the files to publish."""
+    dataset: str | None = None
+    """weights: owner/slug of the data set. Default: yours, named after the kernel."""
 
 
 def kernel(config: KernelConfig) -> None:
@@ -87,7 +107,9 @@ def build_kernel(config: KernelConfig, folder: Path) -> None:
     bundle = build(folder, allow_internet=config.allow_internet)
     _say(bundle)
     if read_metadata(folder, allow_internet=config.allow_internet).has_owner:
-        log.info("Send it with: kaggle kernels push -p %s", folder)
+        log.info(
+            "Send it with: %s push %s (or kaggle kernels push -p %s)", PROG, folder.name, folder
+        )
     else:
         log.info("Before it can be sent, write your user name into its id with --owner NAME.")
 
@@ -112,7 +134,87 @@ def check_kernel(config: KernelConfig, folder: Path) -> None:
         log.info("Removed %s: its sources have changed. Build it again.", removed)
 
 
-ACTIONS = {"build": build_kernel, "rehearse": rehearse_kernel, "check": check_kernel}
+def push_kernel(config: KernelConfig, folder: Path) -> None:
+    """Build the kernel anew and send it as a new version."""
+    with connect() as kaggle:
+        if not read_metadata(folder, allow_internet=config.allow_internet).has_owner:
+            write_owner(folder, kaggle.username)
+            log.info("Wrote your user name %s into the id of %s.", kaggle.username, folder)
+        bundle = build(folder, allow_internet=config.allow_internet)
+        _say(bundle)
+        metadata = read_metadata(folder, allow_internet=config.allow_internet)
+        pushed = push(kaggle, folder, metadata, bundle)
+    log.info("Pushed %s. See %s", pushed.label, pushed.url)
+
+
+def show_status(config: KernelConfig, folder: Path) -> None:
+    """Say how the pushed version is, and whether it runs the code that is here now."""
+    pushed = read_pushed(folder)
+    with connect() as kaggle:
+        status, failure = read_status(kaggle, pushed)
+    reason = f" ({failure})" if failure else ""
+    log.info(
+        "%s: %s%s. Pushed %s, %s", pushed.label, status.lower(), reason, pushed.when, pushed.url
+    )
+    if is_stale(folder):
+        log.info("The sources here have changed since: that version runs older code.")
+
+
+def wait_for_kernel(config: KernelConfig, folder: Path) -> None:
+    """Follow the pushed version to its end; it fails where the kernel failed."""
+    pushed = read_pushed(folder)
+    with connect() as kaggle:
+        wait(kaggle, pushed, longest_pause=config.poll)
+
+
+def pull_kernel(config: KernelConfig, folder: Path) -> None:
+    """Bring the output of the pushed version home."""
+    pushed = read_pushed(folder)
+    with connect() as kaggle:
+        home = pull(kaggle, pushed, config.runs_dir, config.submissions_dir)
+    log.info("Wrote %s: %s.", home, listing(sorted(path.name for path in home.iterdir()), 20))
+    if (home / "submission.csv").is_file():
+        log.info("Send its submission with: python -m xraycomp.submit --run %s --send", home)
+
+
+def run_kernel(config: KernelConfig, folder: Path) -> None:
+    """The whole way: rehearse, push, wait, pull."""
+    rehearse_kernel(config, folder)
+    push_kernel(config, folder)
+    wait_for_kernel(config, folder)
+    pull_kernel(config, folder)
+
+
+def publish_weights(config: KernelConfig, folder: Path) -> None:
+    """Put weight files into a data set that the kernel can attach."""
+    if not config.file:
+        raise UserError("Say which files to publish with --file weights.safetensors.")
+    with connect() as kaggle:
+        ref = config.dataset or f"{kaggle.username}/{folder.resolve().name}-weights"
+        version = publish(kaggle, ref, list(config.file))
+    log.info("Data set %s is at version %d and ready: %s", ref, version, f"{WEB}/datasets/{ref}")
+    sources = read_metadata(folder, allow_internet=True).dataset_sources
+    if not any(source.startswith(ref) for source in sources):
+        log.info(
+            "Attach it with %r in dataset_sources of %s, and name the file in the script: "
+            'weights="%s".',
+            ref,
+            folder / METADATA_FILE,
+            config.file[0].name,
+        )
+
+
+ACTIONS = {
+    "build": build_kernel,
+    "rehearse": rehearse_kernel,
+    "push": push_kernel,
+    "status": show_status,
+    "wait": wait_for_kernel,
+    "pull": pull_kernel,
+    "run": run_kernel,
+    "weights": publish_weights,
+    "check": check_kernel,
+}
 
 
 def _say(bundle: Bundle) -> None:

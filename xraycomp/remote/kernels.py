@@ -47,7 +47,7 @@ class Pushed:
     """UTC, ISO 8601."""
 
     @property
-    def subject_name(self) -> str:
+    def label(self) -> str:
         """For messages: ``ada/acse4-resnet18 version 3``."""
         return f"{self.ref} version {self.version}"
 
@@ -190,7 +190,7 @@ def read_status(kaggle: Kaggle, pushed: Pushed) -> tuple[str, str]:
     answer = kaggle.call(
         kaggle.client.kernels.kernels_api_client.get_kernel_session_status,
         request,
-        Subject(f"tell the status of {pushed.subject_name}", kernel=pushed.ref),
+        Subject(f"tell the status of {pushed.label}", kernel=pushed.ref),
     )
     return answer.status.name, answer.failure_message or ""
 
@@ -225,9 +225,9 @@ def wait(kaggle: Kaggle, pushed: Pushed, *, longest_pause: float = 60.0) -> None
                 log.info("%s Waiting on.", error)
             if status != last:
                 pause = min(_FIRST_PAUSE, longest_pause)
-                log.info("%s: %s.", pushed.subject_name, status.lower())
+                log.info("%s: %s.", pushed.label, status.lower())
             last = status
-            bar.set_description_str(f"{pushed.subject_name}: {status.lower()}")
+            bar.set_description_str(f"{pushed.label}: {status.lower()}")
             if status == "COMPLETE":
                 log.info("It took %s.", tqdm.format_interval(time.monotonic() - began))
                 return
@@ -242,7 +242,7 @@ def _explain_failure(kaggle: Kaggle, pushed: Pushed, status: str, failure: str) 
     ended = "failed" if status == "ERROR" else "was cancelled"
     reason = f" ({failure.rstrip('.')})" if failure else ""
     tail = "\n".join(["The end of its log:", *(f"  {line}" for line in lines)]) if lines else ""
-    return f"{pushed.subject_name} {ended}{reason}. See {pushed.url}\n{tail}".rstrip()
+    return f"{pushed.label} {ended}{reason}. See {pushed.url}\n{tail}".rstrip()
 
 
 def read_log(kaggle: Kaggle, pushed: Pushed) -> str:
@@ -260,7 +260,7 @@ def output_pages(kaggle: Kaggle, pushed: Pushed) -> Iterator[Any]:
     request = ApiListKernelSessionOutputRequest()
     address_version(request, pushed)
     request.page_size = 100
-    subject = Subject(f"list the output of {pushed.subject_name}", kernel=pushed.ref)
+    subject = Subject(f"list the output of {pushed.label}", kernel=pushed.ref)
     method = kaggle.client.kernels.kernels_api_client.list_kernel_session_output
     while True:
         answer = kaggle.call(method, request, subject)

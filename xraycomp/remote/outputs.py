@@ -55,10 +55,9 @@ def _fetch(url: str, name: str, folder: Path, pushed: Pushed) -> None:
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or not path.parts:
         raise UserError(
-            f"The output of {pushed.subject_name} holds the unsafe file name {name!r}; nothing was "
-            "kept."
+            f"The output of {pushed.label} holds the unsafe file name {name!r}; nothing was kept."
         )
-    subject = Subject(f"give the output file {name} of {pushed.subject_name}", kernel=pushed.ref)
+    subject = Subject(f"give the output file {name} of {pushed.label}", kernel=pushed.ref)
     download_file(lambda: url, folder / path, subject)
 
 
@@ -68,7 +67,7 @@ def _check_origin(folder: Path, pushed: Pushed) -> None:
         made_by = str(json.loads(path.read_text(encoding="utf-8"))["sha256"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"The output of {pushed.subject_name} has no {FACTS_FILE}, so it does not say which "
+            f"The output of {pushed.label} has no {FACTS_FILE}, so it does not say which "
             f"code made it; nothing was kept. See {pushed.url}"
         ) from error
     if made_by != pushed.sha256:
