@@ -112,7 +112,7 @@ def kaggle_environment(
 ) -> dict[str, str]:
     """The environment of a process that reaches the stand-in, as a user with a home of its own."""
     home, temporary = tmp_path / "home", tmp_path / "tmp"
-    home.mkdir()
+    home.mkdir(exist_ok=True)
     temporary.mkdir()  # the client keeps notes of its uploads in the temporary folder
     return {**environment, **kaggle.environment(home), "TMPDIR": str(temporary)}
 

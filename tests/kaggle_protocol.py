@@ -20,7 +20,7 @@ API: a download is a 302 to storage, an upload a PUT to the ``createUrl`` that a
 | datasets version        | BlobApiService/StartBlobUpload, PUT blob, …/CreateDatasetVersion       |
 | … status, files         | …/GetDatasetStatus, GetDataset; ListDatasetFiles                       |
 | … download              | …/GetDatasetMetadata, DownloadDataset, GET blob                        |
-| kernels push            | KernelsApiService/SaveKernel                                           |
+| kernels push; pull      | KernelsApiService/SaveKernel; GetKernel                                |
 | … status, output, logs  | …/GetKernelSessionStatus; ListKernelSessionOutput, GET blob            |
 | … logs --follow         | GET /api/v1/kernels/logs/stream/<owner>/<slug>                         |
 | quota                   | …/GetAcceleratorQuotaStatistics                                        |
@@ -397,6 +397,14 @@ class KernelsApiService(Service):
             log = [{"stream_name": "stdout", "time": float(n), "data": line} for n, line in lines]
         version.log, version.files = log, files
         version.statuses = [statuses] if isinstance(statuses, str) else list(statuses)
+
+    def get_kernel(self, r: Json) -> Json:
+        version = self.version(r)
+        metadata = {
+            "ref": f"{r['userName']}/{r['kernelSlug']}",
+            "currentVersionNumber": version.number,
+        }
+        return {"metadata": metadata, "blob": {"source": version.text, "language": "python"}}
 
     def get_kernel_session_status(self, r: Json) -> Json:
         version = self.version(r)

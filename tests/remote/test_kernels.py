@@ -11,7 +11,7 @@ import pytest
 from kaggle_server import KEY, USER, Dataset, KernelVersion
 
 from xraycomp.console.errors import UserError
-from xraycomp.remote import kernels
+from xraycomp.remote import datasets, kernels
 from xraycomp.remote.bundle import build
 from xraycomp.remote.client import connect
 from xraycomp.remote.datasets import publish, wait_until_ready
@@ -59,6 +59,7 @@ def pushed(signed_in, folder):
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch):
     monkeypatch.setattr(kernels, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(datasets, "FIRST_PAUSE", 0.01)
 
 
 def output_of(server, files, status="COMPLETE", log="done\n"):

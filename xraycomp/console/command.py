@@ -23,8 +23,11 @@ def parse_flags(
     *,
     prog: str,
     default: Config | None = None,
+    positional: bool = False,
 ) -> Config:
     """Read ``args`` into the frozen dataclass ``config_type``.
+
+    With ``positional`` the fields without a default are given by their place, not by a flag.
 
     A wrong flag or value raises ``UserError`` with the parser's own first sentence.
     """
@@ -32,10 +35,11 @@ def parse_flags(
     import tyro
 
     said = io.StringIO()
+    marks = (tyro.conf.PositionalRequiredArgs,) if positional else ()
     shown = tyro.MISSING_NONPROP if default is None else default
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(config_type, prog=prog, args=list(args), default=shown)
+            return tyro.cli(config_type, prog=prog, args=list(args), default=shown, config=marks)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise

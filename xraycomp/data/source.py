@@ -101,6 +101,11 @@ def _candidates(slug: str, data_dir: Path) -> list[Path]:
     return [path for path in zips if path.is_file()] + ([raw] if unpacked else [])
 
 
+def has_files(competition: Competition, data_dir: Path) -> bool:
+    """Whether the competition's files lie in the data folder."""
+    return bool(_candidates(competition.slug, data_dir))
+
+
 def _find_files(competition: Competition, data_dir: Path) -> Path:
     raw = data_dir / competition.slug / "raw"
     if competition.source == "drawn":

@@ -113,17 +113,18 @@ def remove_stale(folder: Path) -> Path | None:
 def collect_sources(folder: Path, metadata: KernelMetadata) -> dict[str, bytes]:
     """What runs on Kaggle, by its path in the bundle: the package, the script, its TOML files.
 
-    Only ``.py``, ``.toml`` and ``py.typed`` are taken, never links, hidden files or caches. Line
-    ends are made ``\\n``, since a checkout may have others.
+    Only ``.py``, ``.toml`` and ``py.typed`` are taken, never links, hidden files or caches, and
+    nothing from subfolders of ``folder``, where outputs may lie. Line ends are made ``\\n``, since
+    a checkout may have others.
     """
     if not (folder / SCRIPT).is_file():
         raise UserError(f"{folder} has no {SCRIPT}. Write the kernel's script there.")
     package = Path(xraycomp.__file__).parent
     paths = {f"xraycomp/{path.relative_to(package).as_posix()}": path for path in _taken(package)}
     paths |= {
-        f"kernel/{path.relative_to(folder).as_posix()}": path
+        f"kernel/{path.name}": path
         for path in _taken(folder)
-        if path != folder / metadata.code_file
+        if path.parent == folder and path.name != metadata.code_file
     }
     return {name: path.read_bytes().replace(b"\r\n", b"\n") for name, path in paths.items()}
 

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 READY_WITHIN = 1800.0
 """Seconds until waiting for a data set is given up."""
+FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 20.0
 """Seconds between two looks at most."""
 
@@ -66,20 +67,17 @@ def wait_until_ready(
     Raises ``UserError`` when that takes longer than ``READY_WITHIN`` seconds or fails.
     """
     began = time.monotonic()
-    pause = 0.5
-    owner_slug, number = ref, version
-    if ref.count("/") == 2:  # a version pinned in kernel-metadata.json
-        owner_slug, _, pinned = ref.rpartition("/")
-        number = None if version is None else int(pinned)
+    pause = FIRST_PAUSE
+    ref = "/".join(ref.split("/")[:2])  # kernel-metadata.json may pin a version behind it
     with tqdm(bar_format="{desc} [{elapsed}]", leave=False) as bar:
-        while problem := _not_ready(kaggle, owner_slug, number, files or {}):
+        while problem := _not_ready(kaggle, ref, version, files or {}):
             if time.monotonic() - began > READY_WITHIN:
                 raise UserError(
-                    f"The data set {owner_slug} is not ready after "
+                    f"The data set {ref} is not ready after "
                     f"{READY_WITHIN / 60:.0f} minutes: {problem}. Look at "
-                    f"https://www.kaggle.com/datasets/{owner_slug} and push later."
+                    f"https://www.kaggle.com/datasets/{ref} and push later."
                 )
-            bar.set_description_str(f"Data set {owner_slug}: {problem}")
+            bar.set_description_str(f"Data set {ref}: {problem}")
             time.sleep(pause)
             pause = min(pause * 1.5, LONGEST_PAUSE)
 
@@ -99,13 +97,11 @@ def _not_ready(kaggle: Kaggle, ref: str, version: int | None, files: dict[str, i
         )
     if status != "READY":
         return f"Kaggle says {status}"
+    listed = list_files(kaggle, ref)
+    if missing := [name for name, size in files.items() if listed.get(name) != size]:
+        return f"{listing(missing)} is not listed with its size yet"
     if version is not None and (_current_version(kaggle, ref) or 0) < version:
         return f"version {version} is not current yet"
-    if files:
-        listed = list_files(kaggle, ref)
-        missing = [name for name, size in files.items() if listed.get(name) != size]
-        if missing:
-            return f"{listing(missing)} is not listed with its size yet"
     return ""
 
 

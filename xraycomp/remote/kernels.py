@@ -132,10 +132,8 @@ def _save_request(metadata: KernelMetadata, text: str) -> Any:
     request.model_data_sources = list(metadata.model_sources)
     request.category_ids = list(metadata.keywords)
     request.docker_image_pinning_type = metadata.docker_image_pinning_type
-    if metadata.docker_image:
-        request.docker_image = metadata.docker_image
-    if metadata.machine_shape:
-        request.machine_shape = metadata.machine_shape
+    request.docker_image = metadata.docker_image
+    request.machine_shape = metadata.machine_shape
     return request
 
 

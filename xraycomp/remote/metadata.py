@@ -72,15 +72,19 @@ class KernelMetadata:
     """``original``: every version runs in the first one's image; ``latest``: in the newest."""
 
     @property
+    def has_owner(self) -> bool:
+        """Whether the ``id`` holds a user's name and not the placeholder."""
+        return not self.id.startswith(f"{PLACEHOLDER}/")
+
+    @property
     def owner(self) -> str:
         """Whose kernel it is. Raises ``UserError`` while that is the placeholder."""
-        owner = self.id.partition("/")[0]
-        if owner == PLACEHOLDER:
+        if not self.has_owner:
             raise UserError(
                 f"The id in {METADATA_FILE} of {self.slug} still holds {PLACEHOLDER}. Write your "
                 f"Kaggle user name there: python -m xraycomp.kernel build {self.slug} --owner NAME"
             )
-        return owner
+        return self.id.partition("/")[0]
 
     @property
     def slug(self) -> str:

@@ -149,6 +149,8 @@ def _continue_run(config: Any, earlier: Path, destination: Path) -> Path:
                 f"{new}. Restore that setting, or give this run another name."
             )
     shutil.copytree(earlier, destination, dirs_exist_ok=True, copy_function=shutil.copyfile)
+    for path in (destination, *destination.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)  # what is attached is read-only
     log.info("Continuing the attached run %s in %s.", earlier, destination)
     return destination
 
@@ -156,8 +158,8 @@ def _continue_run(config: Any, earlier: Path, destination: Path) -> Path:
 def _time_limit(wanted: float | None) -> float:
     """Minutes that are left of the session, or ``wanted`` where that is less."""
     started = float(os.environ.get("XRAYCOMP_STARTED", _IMPORTED))
-    left = SESSION_MINUTES - MARGIN_MINUTES - (time.monotonic() - started) / 60
-    return max(0.1, left if wanted is None else min(wanted, left))
+    left = max(0.1, SESSION_MINUTES - MARGIN_MINUTES - (time.monotonic() - started) / 60)
+    return left if wanted is None else min(wanted, left)
 
 
 def shorten(config: Config, images: int) -> Config:

@@ -1,0 +1,339 @@
+"""Inside a session: what is found where, what is continued, how long it may take, how it ends."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from xraycomp.console.errors import UserError
+from xraycomp.data.competition import load_competition
+from xraycomp.data.slice import draw_slice
+from xraycomp.model.config import TrainConfig
+from xraycomp.remote.session import (
+    check_gpu,
+    check_output_size,
+    prepare_session,
+    shorten,
+)
+
+ACSE = TrainConfig(competition="acse4-ml-2020", name="first")
+PHANTOM = TrainConfig(competition="phantom", name="first")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A folder like /kaggle with the competition attached."""
+    root = tmp_path / "kaggle"
+    (root / "input" / "competitions" / "acse4-ml-2020" / "xray-data").mkdir(parents=True)
+    (root / "working").mkdir()
+    return root
+
+
+def put(path: Path, text: str = "") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("slug", "place"),
+    [
+        ("acse4-ml-2020", "competitions/acse4-ml-2020"),
+        ("acse4-ml-2020", "acse4-ml-2020"),
+        ("pediatric-pneumonia", "datasets/somebody/pediatric-pneumonia"),
+        ("pediatric-pneumonia", "pediatric-pneumonia"),
+    ],
+)
+def test_data_is_found_under_both_layouts(tmp_path: Path, slug: str, place: str) -> None:
+    found = tmp_path / "input" / place
+    found.mkdir(parents=True)
+    (tmp_path / "input" / "other-data").mkdir()
+    config = prepare_session(TrainConfig(competition=slug), tmp_path, tmp_path / "scratch")
+    assert config.data == found
+    assert config.data_dir == tmp_path / "scratch"
+    assert config.runs_dir == tmp_path / "working" / "runs"
+    assert config.submissions_dir == tmp_path / "working" / "submissions"
+
+
+def test_data_that_is_not_attached_is_an_error_that_lists_what_is(tmp_path: Path) -> None:
+    for index in range(200):
+        put(tmp_path / "input" / "competitions" / "other" / "train" / f"{index}.png")
+    put(tmp_path / "input" / "datasets" / "me" / "weights" / "a.pth")
+    for index in range(60):
+        (tmp_path / "input" / "datasets" / "many" / f"set{index}").mkdir(parents=True)
+    with pytest.raises(UserError) as caught:
+        prepare_session(ACSE, tmp_path, tmp_path)
+    said = str(caught.value)
+    assert said.startswith(f"No data of acse4-ml-2020 is attached: {tmp_path}/input holds ")
+    assert "competitions/other/train/ (200 files)" in said
+    assert "more" in said and len(said) < 3000
+    assert "competition_sources" in said and "https://www.kaggle.com/c/acse4-ml-2020/rules" in said
+
+
+def test_an_empty_input_is_said_to_hold_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="input holds nothing"):
+        prepare_session(ACSE, tmp_path, tmp_path)
+
+
+def test_data_attached_twice_is_an_error(root: Path) -> None:
+    (root / "input" / "acse4-ml-2020").mkdir()
+    with pytest.raises(UserError, match="is attached more than once"):
+        prepare_session(ACSE, root, root)
+
+
+def test_the_drawn_competition_needs_no_data(tmp_path: Path) -> None:
+    assert prepare_session(PHANTOM, tmp_path, tmp_path).data is None
+
+
+def test_a_kernel_must_name_its_competition(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="name no competition"):
+        prepare_session(TrainConfig(), tmp_path, tmp_path)
+
+
+def test_weights_are_found_by_their_name(root: Path) -> None:
+    path = put(root / "input" / "datasets" / "me" / "nets" / "v1" / "net.safetensors")
+    put(root / "input" / "competitions" / "acse4-ml-2020" / "xray-data" / "net.safetensors")
+    config = dataclasses.replace(ACSE, weights="net.safetensors")
+    assert prepare_session(config, root, root).weights == str(path)
+    for word in ("none", "imagenet"):
+        config = dataclasses.replace(ACSE, weights=word)
+        assert prepare_session(config, root, root).weights == word
+    again = put(root / "input" / "nets" / "net.safetensors")
+    config = dataclasses.replace(ACSE, weights="net.safetensors")
+    with pytest.raises(UserError) as caught:
+        prepare_session(config, root, root)
+    assert f"2 attached files are called net.safetensors: {path}, {again}" in str(caught.value)
+    with pytest.raises(UserError, match=r"No file other\.pth is attached: .*datasets/me/nets/v1"):
+        prepare_session(dataclasses.replace(ACSE, weights="other.pth"), root, root)
+
+
+def attach_run(root: Path, config: TrainConfig, where: str = "notebooks/me/earlier") -> Path:
+    run = root / "input" / where / "runs" / str(config.name)
+    put(run / "config.json", json.dumps(config.to_json()))
+    put(run / "checkpoint.pt", "weights")
+    put(run / "predictions" / "val.csv", "image")
+    return run
+
+
+@pytest.mark.parametrize("where", ["notebooks/me/earlier", "earlier"])
+def test_an_attached_run_of_the_same_name_is_continued(root: Path, where: str) -> None:
+    saved = dataclasses.replace(
+        ACSE, data=Path("/kaggle/input/old"), time_limit=5.0, workers=3, runs_dir=Path("/x")
+    )
+    for file in attach_run(root, saved, where).rglob("*"):
+        file.chmod(0o555 if file.is_dir() else 0o444)
+    config = prepare_session(ACSE, root, root)
+    assert config.resume == root / "working" / "runs" / "first"
+    assert (config.resume / "checkpoint.pt").read_text() == "weights"
+    (config.resume / "checkpoint.pt").write_text("newer")  # the copy may be written to
+    assert (config.resume / "predictions" / "val.csv").is_file()
+
+
+def test_a_run_of_another_name_or_without_a_checkpoint_is_not_continued(root: Path) -> None:
+    attach_run(root, dataclasses.replace(ACSE, name="second"))
+    put(root / "input" / "notebooks" / "me" / "earlier" / "runs" / "first" / "config.json", "{}")
+    assert prepare_session(ACSE, root, root).resume is None
+
+
+def test_a_run_begun_with_other_settings_is_an_error(root: Path) -> None:
+    attach_run(root, dataclasses.replace(ACSE, epochs=3))
+    with pytest.raises(UserError, match="was started with epochs 3 and cannot go on with 10"):
+        prepare_session(ACSE, root, root)
+    assert not (root / "working" / "runs").exists()
+
+
+def test_two_attached_runs_of_the_name_are_an_error(root: Path) -> None:
+    attach_run(root, ACSE)
+    attach_run(root, ACSE, "another")
+    with pytest.raises(UserError, match="2 attached outputs hold a run first"):
+        prepare_session(ACSE, root, root)
+
+
+@pytest.mark.parametrize(("wanted", "hours", "left"), [(None, 0, 700), (30, 0, 30), (900, 2, 580)])
+def test_the_time_limit_is_what_is_left_of_the_session(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    wanted: float | None,
+    hours: float,
+    left: float,
+) -> None:
+    monkeypatch.setenv("XRAYCOMP_STARTED", repr(time.monotonic() - 3600 * hours))
+    config = dataclasses.replace(PHANTOM, time_limit=wanted)
+    limit = prepare_session(config, tmp_path, tmp_path).time_limit
+    assert limit == pytest.approx(left, abs=0.1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Other:
+    """A configuration without most of the fields."""
+
+    runs_dir: Path = Path("runs")
+    lr: float = 0.1
+
+
+def test_fields_that_a_configuration_lacks_are_left_alone(root: Path) -> None:
+    assert prepare_session(Other(), root, root) == Other(runs_dir=root / "working" / "runs")
+    assert shorten(Other(), 10) == Other()
+
+
+def test_a_rehearsal_is_one_epoch_of_whole_batches() -> None:
+    config = TrainConfig(epochs=50, batch_size=64, accumulate=2)
+    assert (shorten(config, 400).epochs, shorten(config, 400).batch_size) == (1, 64)
+    small = shorten(config, 60)
+    assert (small.batch_size, small.accumulate) == (15, 1)
+    assert shorten(config, 4).batch_size == 2
+
+
+def test_too_large_an_output_is_an_error(tmp_path: Path) -> None:
+    put(tmp_path / "runs" / "a" / "large", "x" * 1001)
+    check_output_size(tmp_path, limit=1001)
+    with pytest.raises(UserError, match="Kaggle keeps 20 GB"):
+        check_output_size(tmp_path, limit=1000)
+
+
+def test_a_gpu_that_was_asked_for_has_to_be_there() -> None:
+    if torch.cuda.is_available():
+        check_gpu(asked=True)
+        return
+    check_gpu(asked=False)
+    with pytest.raises(UserError, match="asks for a GPU and there is none: check that the account"):
+        check_gpu(asked=True)
+
+
+SCRIPT = """
+import dataclasses
+from pathlib import Path
+from xraycomp.console.errors import UserError
+from xraycomp.model.config import TrainConfig
+from xraycomp.remote.session import run_session
+import os
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    path: Path
+
+def train(config):
+    run = config.runs_dir / "first"
+    run.mkdir(parents=True)
+    (run / "checkpoint.pt").write_text("kept")
+    if os.environ.get("FAIL"):
+        raise UserError("The loss is no number.")
+    (run / "submission.csv").write_text("id,target\\n")
+    print("time limit", config.time_limit, "data", config.data)
+    return Run(run)
+
+if __name__ == "__main__":
+    run_session(train, TrainConfig(competition="phantom", name="first"))
+"""
+
+
+@pytest.fixture
+def run_script(
+    tmp_path: Path, environment: dict[str, str]
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    script = put(tmp_path / "script.py", SCRIPT)
+
+    def run(*flags: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, str(script), *flags],
+            cwd=tmp_path,
+            env={**environment, **variables},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    return run
+
+
+Script = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def on_kaggle(tmp_path: Path, **more: str) -> dict[str, str]:
+    (tmp_path / "kaggle" / "working").mkdir(parents=True)
+    root = str(tmp_path / "kaggle")
+    return {"KAGGLE_KERNEL_RUN_TYPE": "Batch", "XRAYCOMP_KAGGLE_ROOT": root, **more}
+
+
+def test_off_kaggle_a_session_is_just_the_training(tmp_path: Path, run_script: Script) -> None:
+    done = run_script()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "time limit None data None\n"
+    assert (tmp_path / "runs" / "first" / "submission.csv").is_file()
+    assert not (tmp_path / "submission.csv").exists()
+    done = run_script("--epochs", "3")
+    assert done.returncode == 1
+    assert "takes no flags" in done.stderr
+
+
+def test_on_kaggle_the_submission_lies_where_kaggle_looks(
+    tmp_path: Path, run_script: Script
+) -> None:
+    done = run_script(**on_kaggle(tmp_path))
+    assert done.returncode == 0, done.stderr
+    working = tmp_path / "kaggle" / "working"
+    assert (working / "submission.csv").read_text() == "id,target\n"
+    assert sorted(path.name for path in working.iterdir()) == ["runs", "submission.csv"]
+    said = done.stdout.splitlines()
+    assert said[-1] == f"{working} holds 0.0 MB in 3 files."
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_that_fails_says_so_in_one_sentence_and_keeps_its_checkpoint(
+    tmp_path: Path, run_script: Script, one_sentence: Callable[[str], str]
+) -> None:
+    done = run_script(**on_kaggle(tmp_path, FAIL="1"))
+    assert done.returncode == 1
+    assert one_sentence(done.stderr) == "The loss is no number."
+    assert (tmp_path / "kaggle/working/runs/first/checkpoint.pt").read_text() == "kept"
+
+
+def test_a_gpu_that_is_missing_ends_the_run_before_it_begins(
+    tmp_path: Path, run_script: Script, one_sentence: Callable[[str], str]
+) -> None:
+    done = run_script(**on_kaggle(tmp_path, XRAYCOMP_GPU="1", CUDA_VISIBLE_DEVICES=""))
+    assert done.returncode == 1
+    assert "asks for a GPU and there is none" in one_sentence(done.stderr)
+    assert not (tmp_path / "kaggle" / "working" / "runs").exists()
+
+
+RESUMED = """
+from xraycomp.model.config import TrainConfig
+from xraycomp.remote.session import run_session
+from xraycomp.train import train
+import os
+
+if __name__ == "__main__":
+    limit = float(os.environ["LIMIT"]) if "LIMIT" in os.environ else None
+    run_session(train, TrainConfig(
+        competition="phantom", name="first", arch="squeezenet1_1", image_size=32, epochs=2,
+        time_limit=limit,
+    ))
+"""
+
+
+def test_a_second_session_goes_on_where_the_first_was_stopped(
+    tmp_path: Path, run_script: Script
+) -> None:
+    (tmp_path / "script.py").write_text(RESUMED)
+    variables = on_kaggle(tmp_path)
+    root = tmp_path / "kaggle"
+    draw_slice(load_competition("phantom"), root / "input" / "phantom", 100, 10, size=32)
+    done = run_script(**variables, LIMIT="0.01")
+    assert done.returncode == 0, done.stderr
+    assert "Time limit reached" in done.stdout
+    (root / "input" / "notebooks" / "me").mkdir(parents=True)
+    (root / "working").rename(root / "input" / "notebooks" / "me" / "earlier")
+    (root / "working").mkdir()
+    done = run_script(**variables)
+    assert done.returncode == 0, done.stderr
+    assert "Continuing the attached run" in done.stdout
+    rows = (root / "working/runs/first/metrics.csv").read_text().splitlines()
+    assert [row.partition(",")[0] for row in rows] == ["epoch", "1", "2"]
+    assert (root / "working" / "submission.csv").is_file()
