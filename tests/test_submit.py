@@ -22,7 +22,7 @@ from PIL import Image
 from xraycomp import submit, train
 from xraycomp.console.command import run_command
 from xraycomp.console.errors import UserError
-from xraycomp.remote import submissions
+from xraycomp.remote import sending
 from xraycomp.remote.ledger import read_ledger
 from xraycomp.remote.marks import file_mark, sha256
 
@@ -79,7 +79,7 @@ def desk(trained, kaggle, tmp_path, monkeypatch):
         monkeypatch.delenv(name)
     for name, value in kaggle.environment(tmp_path / "home").items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(submissions, "_LOOKS", (0.0, 0.1))
+    monkeypatch.setattr(sending, "_LOOKS", (0.0, 0.1))
     monkeypatch.chdir(desk)
     shutil.rmtree("submissions")
     kaggle.solutions[SLUG] = lambda data: (0.75, 0.5)
@@ -311,7 +311,7 @@ def test_sync_adds_what_was_sent_by_other_ways(kaggle, run):
     sent(2, "gone.csv", "by hand", b"other", "broken")
     sent(3, "submission.csv", f"A [{mark}]", own)
     sent(4, "submission.csv", "A [0123456789ab]", own)  # another file with the same name and size
-    sent(5, "submission.csv", "k [ada/demo/3]", b"x")
+    sent(5, "submission.csv", "k [ada/demo/3/submission.csv]", b"x")
     sent(6, "../../etc/passwd", "../../etc", b"x")
     code, said = run("--sync", "--competition", SLUG)
     assert code == 0 and "6 submissions added (of 3 of them the origin is known)" in said

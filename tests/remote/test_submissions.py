@@ -7,14 +7,13 @@ import pytest
 from kaggle_server import KEY, KernelVersion, Submission
 
 from xraycomp.console.errors import UserError
-from xraycomp.remote import submissions
+from xraycomp.remote import sending, submissions
 from xraycomp.remote.client import LostAnswer, connect
-from xraycomp.remote.marks import describe, file_mark, without_mark
+from xraycomp.remote.marks import describe, file_mark, kernel_mark, marked_kernel, without_mark
+from xraycomp.remote.sending import send, send_kernel_version
 from xraycomp.remote.submissions import (
     list_submissions,
     remaining,
-    send,
-    send_kernel_version,
     until_reset,
     wait_for_score,
 )
@@ -29,7 +28,7 @@ def account(kaggle, tmp_path, monkeypatch):
         monkeypatch.delenv(name)
     for name, value in kaggle.environment(tmp_path).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(submissions, "_LOOKS", (0.0, 0.1))
+    monkeypatch.setattr(sending, "_LOOKS", (0.0, 0.1))
     with connect() as account:
         yield account
 
@@ -184,7 +183,7 @@ def test_a_kernels_version_is_submitted_once(kaggle, account, match):
     kaggle.fault("CreateCodeSubmission", lose_answer=True)
     ref = send_kernel_version(account, SLUG, "ada/demo", 1, "submission.csv", "it")
     [held] = kaggle.submissions
-    assert (held.ref, held.description) == (ref, "it [ada/demo/1]")
+    assert (held.ref, held.description) == (ref, "it [ada/demo/1/submission.csv]")
     assert creations(kaggle) == [
         {
             "competitionName": SLUG,
@@ -192,7 +191,7 @@ def test_a_kernels_version_is_submitted_once(kaggle, account, match):
             "kernelSlug": "demo",
             "kernelVersion": 1,
             "fileName": "submission.csv",
-            "submissionDescription": "it [ada/demo/1]",
+            "submissionDescription": "it [ada/demo/1/submission.csv]",
         }
     ]
     for kernel, file, said in (
@@ -207,20 +206,31 @@ def test_a_kernels_version_is_submitted_once(kaggle, account, match):
 def test_waiting_survives_network_failures(kaggle, account, file, monkeypatch):
     ref = send(account, SLUG, file, "A")
     kaggle.scoring_polls = 0
-    monkeypatch.setattr("xraycomp.remote.client._FIRST_WAIT", 0.01)
+    monkeypatch.setattr("xraycomp.remote.client.FIRST_WAIT", 0.01)
     kaggle.fault("GetSubmission", times=7, drop=True)
     kaggle.fault("GetSubmission", status=404)
     assert wait_for_score(account, ref, 0.05).status == "COMPLETE"
 
 
-def test_waiting_ends_where_kaggle_refuses(kaggle, account, file):
+def test_waiting_ends_where_kaggle_does_not_know_it(kaggle, account, file, monkeypatch):
     ref = send(account, SLUG, file, "A")
-    kaggle.fault("GetSubmission", status=403)
+    monkeypatch.setattr(submissions, "_UNKNOWN", 0.2)
+    kaggle.fault("GetSubmission", times=50, status=404)
     with pytest.raises(UserError):
         wait_for_score(account, ref, 0.05)
+    assert len(kaggle.calls("GetSubmission")) > 2
+
+
+def test_waiting_ends_where_kaggle_forbids(kaggle, account):
+    kaggle.fault("GetSubmission", status=403)
+    with pytest.raises(UserError):
+        wait_for_score(account, 1, 0.05)
+    assert len(kaggle.calls("GetSubmission")) == 1
 
 
 def test_a_mark_comes_off_again_and_hides_secrets(account):
     assert without_mark(describe("two\nlines", "0123456789ab")) == "two lines"
     assert without_mark("by hand [draft two]") == "by hand [draft two]"
+    kernel = describe("k", kernel_mark("ada/demo", 3, "out.csv"))
+    assert (without_mark(kernel), marked_kernel(kernel)) == ("k", "ada/demo/3")
     assert KEY not in describe(f"key {KEY}", "0123456789ab")

@@ -10,15 +10,13 @@ from xraycomp.console.errors import Stopped, UserError
 from xraycomp.remote import ledger
 from xraycomp.remote.client import Kaggle
 from xraycomp.remote.marks import bears, describe, file_mark, kernel_mark, sha256
+from xraycomp.remote.sending import StoppedAfterSending, send, send_kernel_version
 from xraycomp.remote.submissions import (
     ERROR,
     PENDING,
     Sent,
-    StoppedAfterSending,
     list_submissions,
     remaining,
-    send,
-    send_kernel_version,
     sync_command,
     until_reset,
     wait_for_score,
@@ -53,13 +51,15 @@ class Parcel:
     @property
     def mark(self) -> str:
         """By this it is known again in Kaggle's list."""
-        return file_mark(self.path) if self.path else kernel_mark(self.kernel, self.version)
+        if self.path:
+            return file_mark(self.path)
+        return kernel_mark(self.kernel, self.version, self.output)
 
     def identity(self) -> dict[str, str]:
         """The columns of its ledger row by which it is known again."""
         if self.path:
             return {"sha256": sha256(self.path)}
-        return {"file": self.output, "kernel_version": self.mark}
+        return {"file": self.output, "kernel_version": f"{self.kernel}/{self.version}"}
 
     def row(self) -> dict[str, str]:
         """Its ledger row, as far as it is known before it is sent."""
@@ -77,7 +77,6 @@ def inspect(kaggle: Kaggle, parcel: Parcel, book: Path, *, again: bool) -> list[
     earlier = list_submissions(kaggle, parcel.competition)
     if not again:
         same = [sent for sent in earlier if bears(sent.description, parcel.mark)]
-        same = [sent for sent in same if parcel.path or sent.file in ("", parcel.output)]
         if same:
             raise UserError(_sent_before(parcel, str(same[0].ref), same[0].time))
         rows = ledger.find(table, competition=parcel.competition, **parcel.identity())

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from xraycomp.remote.credentials import redact
 
-_KERNEL = re.compile(r"\[([\w-]+/[\w-]+/\d+)\]")
+_FILE = r"\[[0-9a-f]{12}\]$"
+_KERNEL = r"\[([\w-]+/[\w-]+/\d+)/[^\]]+\]$"
 
 
 def file_mark(path: Path) -> str:
@@ -20,9 +21,9 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def kernel_mark(kernel: str, version: int) -> str:
-    """What tells the version of a kernel from every other: ``owner/slug/7``."""
-    return f"{kernel}/{version}"
+def kernel_mark(kernel: str, version: int, file: str) -> str:
+    """What tells an output of a kernel's version from others: ``owner/slug/7/submission.csv``."""
+    return f"{kernel}/{version}/{file}"
 
 
 def describe(message: str, mark: str) -> str:
@@ -35,12 +36,17 @@ def bears(description: str, mark: str) -> bool:
     return f"[{mark}]" in description
 
 
+def marks_a_file(description: str) -> bool:
+    """Whether a description ends with the mark of a file, whichever."""
+    return re.search(_FILE, description) is not None
+
+
 def marked_kernel(description: str) -> str:
-    """The kernel version that a description names, as ``kernel_mark`` gave it; empty if none."""
-    found = _KERNEL.search(description)
+    """The kernel version that a description's mark names (``owner/slug/7``); empty if none."""
+    found = re.search(_KERNEL, description)
     return found[1] if found else ""
 
 
 def without_mark(description: str) -> str:
     """The message alone."""
-    return re.sub(r" \[[\w/-]+\]$", "", description)
+    return re.sub(f"({_FILE}|{_KERNEL})", "", description).rstrip()

@@ -11,7 +11,14 @@ import pandas as pd
 from xraycomp.console.errors import UserError
 from xraycomp.remote import ledger
 from xraycomp.remote.client import Kaggle
-from xraycomp.remote.marks import bears, marked_kernel, sha256, without_mark
+from xraycomp.remote.marks import (
+    bears,
+    file_mark,
+    marked_kernel,
+    marks_a_file,
+    sha256,
+    without_mark,
+)
 from xraycomp.remote.submissions import Sent, list_submissions
 
 
@@ -93,8 +100,8 @@ def _recognise(sent: Sent, folder: Path, runs_dir: Path) -> dict[str, str]:
 def _is_the_file(path: Path, sent: Sent) -> bool:
     if not path.is_file():
         return False
-    if re.search(r"\[[0-9a-f]{12}\]$", sent.description):
-        return bears(sent.description, sha256(path)[:12])
+    if marks_a_file(sent.description):
+        return bears(sent.description, file_mark(path))
     changed = datetime.fromtimestamp(int(path.stat().st_mtime), UTC)
     before = not sent.time or changed <= datetime.fromisoformat(sent.time)
     return path.stat().st_size == sent.size and before
