@@ -179,7 +179,7 @@ def test_from_the_download_to_the_score_in_the_ledger(desk, kit, kaggle, kaggle_
     ledger = pd.read_csv(tmp_path / "submissions/ledger.csv")
     assert list(ledger["run"]) == ["toy-kernel-v1"]
     assert ledger["status"][0] == "COMPLETE"
-    assert ledger["public_score"][0] == kaggle.submissions[0].result[0]
+    assert ledger["public_score"][0] == pytest.approx(kaggle.submissions[0].result[0], abs=1e-5)
     assert ledger["commit"][0] == json.loads((home / "kernel.json").read_text())["commit"]
     assert 0 <= ledger["val_score"][0] <= 1
 

@@ -16,7 +16,7 @@ from xraycomp.data.dataset import load_dataset
 from xraycomp.data.files import write_csv
 from xraycomp.data.manifest import list_folder
 from xraycomp.data.predictions import probability_table
-from xraycomp.data.source import open_source
+from xraycomp.data.source import reopen_source
 from xraycomp.model.inference import choose_device, load_best, predict_probs
 from xraycomp.model.run import RunFolder
 
@@ -102,7 +102,7 @@ def _predict_run(
             root = root.parent
         split = "predict"
     else:
-        source = open_source(trained.competition, trained.data, trained.data_dir)
+        source = reopen_source(run.competition(), trained.data, trained.data_dir)
         manifest, root, split = run.manifest(), source.root, config.split
         cache_dir = trained.data_dir / source.competition.slug / "cache"
         if split not in set(manifest["split"]):

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from xraycomp.console.command import parse_flags, run_command
 from xraycomp.console.errors import UserError
 from xraycomp.data.competition import Competition
+from xraycomp.data.files import read_table
 from xraycomp.data.predictions import read_predictions
-from xraycomp.data.source import open_source
+from xraycomp.data.source import reopen_source
 from xraycomp.data.submission import check_submission, expected_ids, write_submission
 from xraycomp.remote.client import connect
 from xraycomp.remote.dispatch import Parcel, deliver, inspect, settle
@@ -121,9 +122,8 @@ def _open(path: Path) -> "RunFolder":
 
 def _checked_file(config: SubmitConfig, run: "RunFolder", folder: Path) -> Path:
     """The submission file, written unless ``--check`` names one; checked in both cases."""
-    trained, competition = run.config(), run.competition()
-    source = open_source(trained.competition, trained.data, trained.data_dir)
-    ids = expected_ids(competition, source.root)
+    competition = run.competition()
+    ids = _expected_ids(run)
     if config.check:
         if not config.check.is_file():
             raise UserError(f"There is no submission file {config.check}. Check the path.")
@@ -146,6 +146,25 @@ def _checked_file(config: SubmitConfig, run: "RunFolder", folder: Path) -> Path:
             shlex.join(by_hand),
         )
     return output
+
+
+def _expected_ids(run: "RunFolder") -> list[str]:
+    """The ids that a submission must hold, from the competition's files if they are here."""
+    trained, competition = run.config(), run.competition()
+    try:
+        source = reopen_source(competition, trained.data, trained.data_dir)
+    except UserError:
+        own = run.path / "submission.csv"
+        if competition.submission is None or not own.is_file():
+            raise
+        log.info(
+            "The files of %s are not here: checking against the ids of %s, which was checked "
+            "against them where it was made.",
+            competition.slug,
+            own,
+        )
+        return list(read_table(own)[competition.submission.id_column])
+    return expected_ids(competition, source.root)
 
 
 def _file_parcel(config: SubmitConfig, run: "RunFolder", path: Path) -> Parcel:

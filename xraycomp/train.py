@@ -22,7 +22,7 @@ from xraycomp.data.source import (
     DEFAULT_DRAWN,
     Source,
     choose_competition,
-    is_missing,
+    has_files,
     open_source,
 )
 from xraycomp.data.split import split_manifest
@@ -57,9 +57,8 @@ def train(config: TrainConfig) -> RunFolder:
     if config.competition is None and config.data is None and name == DEFAULT_DRAWN:
         log.info(_why_drawn(config))
     config = dataclasses.replace(config, competition=name)
-    if name and config.data is None and is_missing(name, config.data_dir) and winning_credential():
-        with connect() as kaggle:
-            download(kaggle, load_competition(name).slug, config.data_dir)
+    if name and config.data is None:
+        _fetch_missing(name, config)
     source = open_source(name, config.data, config.data_dir)
     if config.resume:
         run = RunFolder.open(config.resume)
@@ -94,6 +93,15 @@ def train(config: TrainConfig) -> RunFolder:
         logging.getLogger("xraycomp").removeHandler(handler)
         handler.close()
     return run
+
+
+def _fetch_missing(name: str, config: TrainConfig) -> None:
+    """Download the competition's files where they are not here and credentials are."""
+    competition = load_competition(name)
+    on_kaggle = competition.source == "competition"
+    if on_kaggle and not has_files(competition, config.data_dir) and winning_credential():
+        with connect() as kaggle:
+            download(kaggle, competition.slug, config.data_dir)
 
 
 def _why_drawn(config: TrainConfig) -> str:

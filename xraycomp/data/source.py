@@ -80,10 +80,14 @@ def open_source(competition: str | None, data: Path | None, data_dir: Path) -> S
     return Source(chosen or infer_competition(root, slug), root)
 
 
-def is_missing(name: str, data_dir: Path) -> bool:
-    """Whether the files of that Kaggle competition are yet to be downloaded to ``data_dir``."""
-    competition = load_competition(name)
-    return competition.source == "competition" and not _candidates(competition.slug, data_dir)
+def reopen_source(competition: Competition, data: Path | None, data_dir: Path) -> Source:
+    """The files of a run's ``competition``, as the run itself opened them.
+
+    Raises ``UserError`` where they are gone.
+    """
+    if data is not None:
+        return Source(competition, _open_data(data, data_dir / competition.slug))
+    return Source(competition, _find_files(competition, data_dir))
 
 
 def _data_name(data: Path) -> str:
@@ -112,14 +116,12 @@ def _find_files(competition: Competition, data_dir: Path) -> Path:
         return _draw(competition, raw)
     found = _candidates(competition.slug, data_dir)
     if not found:
-        fetch = (
-            ""
-            if competition.source == "dataset"
-            else (
+        fetch = ""
+        if competition.source == "competition":
+            fetch = (
                 ", or fetch it with Kaggle credentials: python -m xraycomp.download --competition "
                 f"{competition.slug} --data-dir {data_dir}"
             )
-        )
         raise UserError(
             f"There is no data of {competition.slug} in {data_dir}. Pass the zip or the extracted "
             f"folder with --data{fetch or '.'}"

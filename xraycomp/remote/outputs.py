@@ -6,7 +6,8 @@ import shutil
 from pathlib import Path, PurePosixPath
 
 from xraycomp.console.errors import UserError, listing
-from xraycomp.data.files import atomic_folder, write_text
+from xraycomp.data.competition import built_in_slugs
+from xraycomp.data.files import atomic_folder, write_json, write_text
 from xraycomp.remote.client import Kaggle
 from xraycomp.remote.failures import Subject
 from xraycomp.remote.kernels import Pushed, decode_log, output_pages
@@ -22,7 +23,8 @@ def pull(kaggle: Kaggle, pushed: Pushed, runs_dir: Path, submissions_dir: Path) 
     """Bring the version's output home as ``runs_dir/<kernel>-v<version>``; returns that folder.
 
     It holds what the kernel's own run folder held, the other files of the output beside it,
-    ``kernel.json`` and the decoded log as ``kernel.log``. A submission is also copied to
+    ``kernel.json`` and the decoded log as ``kernel.log``; its ``config.json`` names the places of
+    this machine, so that all commands can go on with it. A submission is also copied to
     ``submissions_dir/<kernel>-v<version>.csv``.
 
     Raises ``UserError`` for output that another bundle made, for an output without the note of who
@@ -43,7 +45,8 @@ def pull(kaggle: Kaggle, pushed: Pushed, runs_dir: Path, submissions_dir: Path) 
                 _fetch(item.url, item.file_name, temporary, pushed)
         write_text(temporary / "kernel.log", "".join(f"{line}\n" for line in decode_log(text)))
         _check_origin(temporary, pushed)
-        _unfold_run(temporary)
+        if _unfold_run(temporary):
+            _settle(temporary / "config.json", folder, submissions_dir)
     submission = folder / "submission.csv"
     if submission.is_file():
         submissions_dir.mkdir(parents=True, exist_ok=True)
@@ -78,13 +81,13 @@ def _check_origin(folder: Path, pushed: Pushed) -> None:
         )
 
 
-def _unfold_run(folder: Path) -> None:
-    """Let the one run of the output be the folder itself, so that all commands can work on it."""
+def _unfold_run(folder: Path) -> bool:
+    """Let the one run of the output be the folder itself; False where there is not just one."""
     runs = sorted(path for path in (folder / "runs").glob("*") if path.is_dir())
     if len(runs) != 1:
         if runs:
             log.info("The output holds several runs: %s.", listing([run.name for run in runs]))
-        return
+        return False
     for path in sorted(runs[0].iterdir()):
         target = folder / path.name
         if target.exists():  # the checked submission lies in both places
@@ -92,3 +95,20 @@ def _unfold_run(folder: Path) -> None:
         path.replace(target)
     shutil.rmtree(folder / "runs")
     shutil.rmtree(folder / "submissions", ignore_errors=True)
+    return (folder / "config.json").is_file()
+
+
+def _settle(path: Path, folder: Path, submissions_dir: Path) -> None:
+    """Name the places of this machine in a run's settings, in place of Kaggle's."""
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    here = {
+        "data": None,
+        "data_dir": "data",
+        "runs_dir": str(folder.parent),
+        "submissions_dir": str(submissions_dir),
+        "name": folder.name,
+        "resume": None,
+    }
+    if settings.get("competition") not in built_in_slugs():
+        here["competition"] = str(folder / "competition.toml")
+    write_json(path, settings | here)
