@@ -171,7 +171,7 @@ def largest(value: int) -> int:
     """
     if world_size() == 1:
         return value
-    agreed = torch.tensor(value)
+    agreed = torch.tensor(int(value))  # gloo takes no bools everywhere
     with _peers():
         dist.all_reduce(agreed, dist.ReduceOp.MAX)
     return int(agreed)
