@@ -92,8 +92,13 @@ def launch(function: Callable[..., None], processes: int, kind: str, *arguments:
         except SignalException as error:
             stopped_by = error.sigval
             cause = _first_error(job.folder)
+            if isinstance(cause, LostPeerError):  # the signal ended the other before this one
+                cause = None
         except ChildFailedError as error:
-            cause = _first_error(job.folder) or _death(error, processes)
+            cause = _first_error(job.folder)
+            killed = error.get_first_failure()[1].exitcode < 0
+            if cause is None or (killed and isinstance(cause, LostPeerError)):
+                cause = _death(error, processes)
     if cause:
         raise cause
     if stopped_by:  # when there was no training to stop: what the signal does in a lone process
