@@ -5,7 +5,7 @@ import dataclasses
 import logging
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 import torch
@@ -28,8 +28,10 @@ from xraycomp.data.source import (
 from xraycomp.data.split import split_manifest
 from xraycomp.data.submission import expected_ids, write_submission
 from xraycomp.model.config import TrainConfig
+from xraycomp.model.distributed import count_processes, is_main
 from xraycomp.model.engine import fit
 from xraycomp.model.inference import choose_device, load_best, predict_probs
+from xraycomp.model.launcher import DeadProcessError, launch
 from xraycomp.model.run import RunFolder, default_name, read_checkpoint
 from xraycomp.model.state import TrainState, restore_state, start_state
 from xraycomp.model.zoo import check_input_size, create_model
@@ -43,7 +45,7 @@ from xraycomp.report.table import format_table
 log = logging.getLogger("xraycomp.train")  # run as a command, __name__ is __main__
 
 PROG = "python -m xraycomp.train"
-RESUMABLE = {"time_limit", "device", "workers"}
+RESUMABLE = {"time_limit", "device", "devices", "workers"}
 
 
 def train(config: TrainConfig) -> RunFolder:
@@ -53,6 +55,9 @@ def train(config: TrainConfig) -> RunFolder:
     """
     deadline = None if config.time_limit is None else time.monotonic() + 60 * config.time_limit
     device = choose_device(config.device)
+    processes = count_processes(config.devices, device, config.batch_size)
+    # Several processes each make a state of their own; here it is only seen that it can be made.
+    state_device = device if processes == 1 else torch.device("cpu")
     name = choose_competition(config.competition, config.data, config.data_dir)
     if config.competition is None and config.data is None and name == DEFAULT_DRAWN:
         log.info(_why_drawn(config))
@@ -64,13 +69,16 @@ def train(config: TrainConfig) -> RunFolder:
         run = RunFolder.open(config.resume)
         dataset = _load(run.manifest(), source, config)
         duplicates = None
-        state = _start(config, run, dataset, device)
+        state = _start(config, run, dataset, state_device)
+        if run.checkpoint.is_file():
+            epoch, step = state.epoch + 1, state.progress.step
+            log.info("Continuing %s at epoch %d, step %d.", run.checkpoint, epoch, step)
     else:
         run_name = config.name or default_name(source.competition, config)
         run = RunFolder.create(config.runs_dir / run_name, overwrite=config.overwrite)
         try:
             dataset, duplicates = _prepare(source, config)
-            state = _start(config, None, dataset, device)
+            state = _start(config, None, dataset, state_device)
         except BaseException:
             with contextlib.suppress(OSError):
                 run.path.rmdir()  # only if nothing is in it
@@ -87,7 +95,19 @@ def train(config: TrainConfig) -> RunFolder:
             parts = ", ".join(f"{count:,} {split}" for split, count in counts.items())
             log.info("%s: %s.", source.competition.title, parts)
             log.info(count_copies(duplicates))
-        _fit(config, run, dataset, state, deadline)
+        log.info(
+            "Training %s on %s images of %d px on %s, judged on %s.",
+            config.arch,
+            f"{len(dataset.split('train')):,}",
+            config.image_size,
+            next(state.model.parameters()).device if processes == 1 else f"{processes} devices",
+            f"{len(dataset.split('val')):,}",
+        )
+        if processes == 1:
+            _fit(state, config, run, dataset, deadline)
+        else:
+            with _resume_named(run):
+                launch(_fit_share, processes, device.type, config, run, dataset, deadline)
         _finish(config, run, source, dataset, device)
     finally:
         logging.getLogger("xraycomp").removeHandler(handler)
@@ -168,31 +188,46 @@ def _start(
     state = start_state(model, len(dataset.split("train")), config, device)
     if checkpoint:
         restore_state(state, checkpoint, str(path))
-        step = state.progress.step
-        log.info("Continuing %s at epoch %d, step %d.", path, state.epoch + 1, step)
     return state
 
 
-def _fit(
+@contextlib.contextmanager
+def _resume_named(run: RunFolder) -> Iterator[None]:
+    """Say how to go on where one of several processes dies."""
+    try:
+        yield
+    except DeadProcessError as error:
+        again = f" Go on with: {PROG} --resume {run.path}" if run.checkpoint.is_file() else ""
+        raise UserError(f"{error}{again}") from None
+
+
+def _fit_share(
+    device: torch.device,
     config: TrainConfig,
     run: RunFolder,
     dataset: Dataset,
-    state: TrainState,
     deadline: float | None,
 ) -> None:
-    train_set, val_set = dataset.split("train"), dataset.split("val")
-    log.info(
-        "Training %s on %s images of %d px on %s, judged on %s.",
-        config.arch,
-        f"{len(train_set):,}",
-        config.image_size,
-        next(state.model.parameters()).device,
-        f"{len(val_set):,}",
-    )
+    """What each of several processes does; the one that launched them waits."""
+    logging.disable()  # the launching process has said this already
+    state = _start(config, run, dataset, device)
+    logging.disable(logging.NOTSET)
+    if is_main():
+        run.log_to_file()  # until this process ends
+    _fit(state, config, run, dataset, deadline)
+
+
+def _fit(
+    state: TrainState,
+    config: TrainConfig,
+    run: RunFolder,
+    dataset: Dataset,
+    deadline: float | None,
+) -> None:
     fit(
         state,
-        train_set,
-        val_set,
+        dataset.split("train"),
+        dataset.split("val"),
         dataset.classes,
         config,
         run,

@@ -69,7 +69,7 @@ def run_command(main: Callable[[list[str]], None]) -> None:
     args = sys.argv[1:]
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]
-    _log_to_terminal()
+    log_to_terminal()
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
         main(args)
@@ -119,7 +119,8 @@ def _explain(error: OSError) -> str:
     return f"{error.strerror}: {error.filename}."
 
 
-def _log_to_terminal() -> None:
+def log_to_terminal() -> None:
+    """Print what the kit says to stdout."""
     # A log line that a full disk or a closed pipe does not take must not print a traceback.
     logging.raiseExceptions = False
     logger = logging.getLogger("xraycomp")

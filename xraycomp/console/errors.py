@@ -1,6 +1,7 @@
 """The one exception for everything a user can cause and mend."""
 
 from collections.abc import Sequence
+from typing import Self
 
 
 class UserError(Exception):
@@ -22,6 +23,10 @@ class Stopped(UserError):  # noqa: N818 - a wish that was carried out, not an er
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, int]]:
+        """Make pickling call ``__init__`` with both of its arguments."""
+        return type(self), (str(self), self.exit_code - 128)
 
 
 def listing(names: Sequence[str], limit: int = 5) -> str:

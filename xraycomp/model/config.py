@@ -21,8 +21,8 @@ class TrainConfig:
     name: str | None = None
     """Name of the run folder. Default: competition, architecture and time."""
     resume: Path | None = None
-    """Run folder to continue with its own settings (only --time-limit, --device and --workers may
-    be given along)."""
+    """Run folder to continue with its own settings (only --time-limit, --device, --devices and
+    --workers may be given along)."""
     overwrite: bool = False
     """Replace the run folder if it exists."""
 
@@ -106,6 +106,8 @@ class TrainConfig:
     """Minutes after which to stop cleanly, with predictions and submission, able to resume."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:1."""
+    devices: int | None = None
+    """How many GPUs (or CPU processes) train together. Default: all GPUs, one CPU process."""
     workers: int | None = None
     """Threads that decode images. Default: all CPUs."""
     data_dir: Path = Path("data")
@@ -136,6 +138,8 @@ class TrainConfig:
             self._check("resize_size", self.resize_size >= self.image_size, "image_size or more")
         if self.time_limit is not None:
             self._check("time_limit", self.time_limit > 0, "more than 0 minutes")
+        if self.devices is not None:
+            self._check("devices", self.devices >= 1, "at least 1")
         if self.workers is not None:
             self._check("workers", self.workers >= 1, "at least 1")
 

@@ -16,6 +16,15 @@ from xraycomp.console.signals import StopRequest
 from xraycomp.data.batches import ImageSet, balanced_weights, epoch_order, whole_batches
 from xraycomp.model.augment import mix, prepare
 from xraycomp.model.config import TrainConfig
+from xraycomp.model.distributed import (
+    from_main,
+    is_main,
+    largest,
+    mean_over_processes,
+    reduce_gradients,
+    seed_share,
+    share,
+)
 from xraycomp.model.inference import autocast_dtype, predict_probs
 from xraycomp.model.losses import cross_entropy, inverse_frequency_weights
 from xraycomp.model.run import RunFolder, save_checkpoint
@@ -43,6 +52,9 @@ def fit(
     images_after: int = 0,
 ) -> bool:
     """Train to the end of ``config.epochs``, keeping ``best.pt`` and ``checkpoint.pt`` in ``run``.
+
+    Where several processes train together, all of them call this with the same arguments; the main
+    one alone validates and writes.
 
     Parameters
     ----------
@@ -77,8 +89,9 @@ def fit(
             where = f"in epoch {state.epoch + 1} after {state.progress.step} steps"
             where = f"after epoch {state.epoch}" if whole else where
             again = f"python -m xraycomp.train --resume {run.path}"
-            if stop.signal_number:
-                raise Stopped(f"Stopped {where}. Go on with: {again}", stop.signal_number)
+            # Also waits until the main process has saved.
+            if number := largest(stop.signal_number):
+                raise Stopped(f"Stopped {where}. Go on with: {again}", number)
             if not whole:
                 log.info("Time limit reached %s. Go on later with: %s", where, again)
                 if not run.best.is_file():
@@ -130,13 +143,15 @@ class Loop:
             unit="img",
             desc=f"Epoch {state.epoch + 1}/{config.epochs}",
             leave=False,
+            disable=not is_main(),
         ) as bar:
             for positions in whole_batches(order, per_step, start=progress.step):
                 pending.append(self.step(positions))
                 progress.step += 1
                 progress.seconds = already + time.monotonic() - began
                 bar.update(per_step)
-                stopping = bool(stop.signal_number) or self._must_stop(deadline, images_after)
+                wish = bool(stop.signal_number) or self._must_stop(deadline, images_after)
+                stopping = bool(largest(wish))
                 last = progress.step == steps
                 if stopping or last or len(pending) == _STEPS_BETWEEN_CHECKS:
                     self._check_losses(pending)
@@ -147,8 +162,13 @@ class Loop:
         return True
 
     def step(self, positions: NDArray[np.int64]) -> Tensor:
-        """One optimizer step on the training images at ``positions``; returns the mean loss."""
+        """One optimizer step on the training images at ``positions``; returns the mean loss.
+
+        Every process prepares the whole batch, so that they all draw the same, and learns from its
+        share; the loss is that of the share.
+        """
         state, config = self.state, self.config
+        seed_share(config.seed, state.epoch, state.progress.step)
         losses = []
         for part, batch in enumerate(whole_batches(positions, config.batch_size)):
             began = time.monotonic()
@@ -161,12 +181,15 @@ class Loop:
             targets = self.targets[torch.from_numpy(batch).to(self.device)]
             if config.mixup:
                 images, targets = mix(images, targets, config.mixup, generator)
+            mine = share(len(batch))
+            images, targets = images[mine], targets[mine]
             images = images.contiguous(memory_format=torch.channels_last)
             with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
                 logits = state.model(images)
             loss = cross_entropy(logits, targets, config.label_smoothing, self.class_weights)
             state.scaler.scale(loss / config.accumulate).backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
+        reduce_gradients(state.model.parameters())
         if config.clip_grad:
             state.scaler.unscale_(state.optimizer)
             nn.utils.clip_grad_norm_(state.model.parameters(), config.clip_grad, foreach=True)
@@ -179,7 +202,7 @@ class Loop:
         return torch.stack(losses).mean()
 
     def _check_losses(self, pending: list[Tensor]) -> None:
-        for loss in torch.stack(pending).tolist():
+        for loss in mean_over_processes(torch.stack(pending)).tolist():
             self._check_loss(loss)
             self.state.progress.loss_sum += loss
         pending.clear()
@@ -210,7 +233,18 @@ class Loop:
         return time.monotonic() + to_predict * seconds_per_image + _SECONDS_TO_WRITE > deadline
 
     def finish_epoch(self) -> None:
-        """Validate, write the epoch's row, keep the best weights, save the checkpoint."""
+        """Judge the epoch and save the checkpoint."""
+        state = self.state
+        if is_main():
+            self.judge_epoch()
+        # All have to know when there was no better score for too long.
+        state.best, state.best_epoch = from_main((state.best, state.best_epoch))
+        state.epoch += 1
+        state.progress = Progress()
+        self.save()
+
+    def judge_epoch(self) -> None:
+        """Validate, write the epoch's row, keep the best weights."""
         state, config, progress = self.state, self.config, self.state.progress
         lr = state.optimizer.param_groups[0]["lr"]
         scores = self.validate()
@@ -243,9 +277,6 @@ class Loop:
             progress.seconds,
             row["images_per_second"],
         )
-        state.epoch += 1
-        state.progress = Progress()
-        self.save()
 
     def validate(self) -> dict[str, float]:
         """The val_* columns for the network that is judged."""
@@ -266,6 +297,8 @@ class Loop:
 
     def save_best(self) -> None:
         """Write ``best.pt``: the judged weights and what is needed to use them."""
+        if not is_main():
+            return
         judged = self.state.judged
         content = {
             "model": judged.state_dict(),
@@ -279,4 +312,5 @@ class Loop:
 
     def save(self) -> None:
         """Write ``checkpoint.pt``: everything that is needed to go on."""
-        save_checkpoint(self.run.checkpoint, checkpoint(self.state, self.classes, self.config))
+        if is_main():
+            save_checkpoint(self.run.checkpoint, checkpoint(self.state, self.classes, self.config))

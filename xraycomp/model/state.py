@@ -10,6 +10,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from xraycomp.console.errors import UserError
 from xraycomp.model.config import TrainConfig
+from xraycomp.model.distributed import prepare_model
 from xraycomp.model.inference import autocast_dtype
 from xraycomp.model.optimize import create_optimizer, create_scheduler
 from xraycomp.model.stem import GrayModel
@@ -48,7 +49,7 @@ class TrainState:
 def start_state(
     model: GrayModel, n_train: int, config: TrainConfig, device: torch.device
 ) -> TrainState:
-    """Put the network on the device and make what trains it.
+    """Put the network on the device and make what trains it, the same in every process.
 
     Raises ``UserError`` where the training set does not fill one step.
     """
@@ -58,6 +59,7 @@ def start_state(
             f"--batch-size {config.batch_size} (times --accumulate {config.accumulate}) is larger "
             f"than the training set of {n_train:,} images. Choose a smaller one."
         )
+    prepare_model(model, device.type)
     model = model.to(device).to(memory_format=torch.channels_last)
     optimizer = create_optimizer(model, config)
     average = get_ema_multi_avg_fn(config.ema_decay)  # type: ignore[no-untyped-call]

@@ -1,0 +1,332 @@
+"""Several processes that train one network together, as real processes on the CPU."""
+
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+import xraycomp
+from xraycomp.console.command import parse_flags
+from xraycomp.console.errors import UserError
+from xraycomp.model.config import TrainConfig
+from xraycomp.model.distributed import count_processes, share_batch_norm
+from xraycomp.model.run import RunFolder, read_checkpoint
+from xraycomp.model.zoo import create_model
+from xraycomp.train import main, train
+
+# A network without batch norm and dropout; with everything that looks at a whole batch.
+BASE = "--arch timm:test_convnext --image-size 32 --epochs 2 --batch-size 4 --accumulate 2"
+RICH = "--optimizer adamw --lr 0.002 --mixup 0.4 --erasing 0.5 --ema-decay 0.9 --class-weights"
+FLAGS = f"{BASE} {RICH} --device cpu".split()
+SECOND_EPOCH_STEPS = re.compile(r"Epoch 2/2: +[1-9]")  # its progress bar past 0 %
+ENDS_WITHIN = 120  # seconds until a process must have got somewhere; not a measure of speed
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, draw_film):
+    """A folder with 150 training films in three classes and 7 test films."""
+    root = tmp_path_factory.mktemp("competition") / "films"
+    rng = np.random.default_rng(0)
+    for index in range(157):
+        label = index % 3
+        folder = root / ("test" if index >= 150 else f"train/{('top', 'below', 'none')[label]}")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw_film(label, rng, 36)).save(folder / f"film_{index}.png")
+    return root
+
+
+def flags_of(data, folder, *flags):
+    places = ["--data", data, "--data-dir", data.parent / "data", "--name", "one"]
+    places += ["--runs-dir", folder / "runs", "--submissions-dir", folder / "submissions"]
+    return [str(flag) for flag in (*FLAGS, *places, *flags)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _as_a_command():
+    """Say what a command says, and draw with one thread as the processes do."""
+    logger = logging.getLogger("xraycomp")
+    before = logger.level, torch.get_num_threads()
+    logger.setLevel(logging.INFO)
+    torch.set_num_threads(1)
+    yield
+    logger.setLevel(before[0])
+    torch.set_num_threads(before[1])
+
+
+@pytest.fixture(scope="module")
+def alone(data, tmp_path_factory):
+    """The run of one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    main(flags_of(data, folder))
+    return folder / "runs" / "one"
+
+
+@pytest.fixture(scope="module")
+def together(data, tmp_path_factory):
+    """The same run of two."""
+    folder = tmp_path_factory.mktemp("together")
+    config = parse_flags(TrainConfig, flags_of(data, folder, "--devices", 2), prog="train")
+    run = train(config)
+    assert run == RunFolder(folder / "runs" / "one")
+    return run.path
+
+
+def assert_same_training(found, wanted):
+    """Equal losses an epoch and final weights, but for the order in which sums are added up."""
+    tables = [pd.read_csv(run / "metrics.csv") for run in (found, wanted)]
+    assert [list(table["epoch"]) for table in tables] == [[1, 2], [1, 2]]
+    for column in ("train_loss", "val_loss", "lr"):
+        np.testing.assert_allclose(*(table[column] for table in tables), atol=1e-5)
+    contents = [read_checkpoint(run / "checkpoint.pt") for run in (found, wanted)]
+    for part in ("model", "ema"):
+        states = [content[part] for content in contents]
+        assert list(states[0]) == list(states[1])
+        for key, value in states[1].items():
+            torch.testing.assert_close(states[0][key], value, atol=1e-5, rtol=0)
+    assert contents[0]["epoch"] == contents[1]["epoch"] == 2
+
+
+def test_two_processes_train_as_one_does(together, alone):
+    assert_same_training(together, alone)
+    start = create_model("timm:test_convnext", 3).state_dict()
+    trained = read_checkpoint(together / "checkpoint.pt")["model"]
+    assert start.keys() == trained.keys()
+    moved = [(trained[key] - value).abs().max() for key, value in start.items() if value.ndim > 1]
+    assert min(moved) > 1e-3  # else nothing would have been compared
+
+
+def test_the_folder_of_a_run_of_two_processes_is_whole(together, alone):
+    files, wanted = (
+        {str(path.relative_to(run)) for path in run.rglob("*")} for run in (together, alone)
+    )
+    assert files == wanted
+    for name in ("submission.csv", "predictions/test.csv", "predictions/val.csv", "manifest.csv"):
+        assert len(pd.read_csv(together / name)) == len(pd.read_csv(alone / name)), name
+    assert len(pd.read_csv(together / "submission.csv")) == 7
+    assert (together / "manifest.csv").read_bytes() == (alone / "manifest.csv").read_bytes()
+    assert list(together.parents[1].rglob("*.tmp")) == []
+
+
+def test_what_two_processes_do_is_logged_once(together, alone):
+    logs = []
+    for run in (alone, together):
+        lines = (run / "train.log").read_text().splitlines()
+        assert sum("train loss" in line for line in lines) == 2
+        # Without what differs: times, devices, places and all digits.
+        own = rf"\(.* img/s\)|on cpu|on 2 devices|{run.parents[1]}|\d"
+        logs.append([re.sub(own, "", line) for line in lines])
+    assert logs[0] == logs[1]
+
+
+@pytest.fixture
+def start_a_run(data, tmp_path):
+    """Start a run of two processes; gives (process, what it says, folder) in its second epoch."""
+    said = tmp_path / "said"
+    with said.open("w") as output:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "xraycomp.train"),
+                *flags_of(data, tmp_path, "--devices", 2),
+            ],
+            env={
+                **os.environ,
+                "OMP_NUM_THREADS": "1",
+                "PYTHONPATH": str(Path(xraycomp.__file__).parents[1]),
+            },
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        latest = time.monotonic() + ENDS_WITHIN
+        while not SECOND_EPOCH_STEPS.search(said.read_text()):
+            assert process.poll() is None, said.read_text()
+            assert time.monotonic() < latest
+            time.sleep(0.002)
+        yield process, said, tmp_path / "runs" / "one"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def last_line(said):
+    return said.read_text().splitlines()[-1].rpartition("\r")[2].strip()
+
+
+def test_a_stopped_run_of_two_processes_goes_on_in_one(start_a_run, alone):
+    process, said, run = start_a_run
+    process.terminate()
+    assert process.wait(ENDS_WITHIN) == 128 + signal.SIGTERM
+    kept = read_checkpoint(run / "checkpoint.pt")
+    assert kept["epoch"] == 1
+    step = kept["progress"]["step"]
+    assert step > 0
+    assert last_line(said) == (
+        f"Stopped in epoch 2 after {step} steps. "
+        f"Go on with: python -m xraycomp.train --resume {run}"
+    )
+    assert "Traceback" not in said.read_text()
+    assert said.read_text().count("Epoch 1/2: train loss") == 1
+    main(["--resume", str(run), "--devices", "1"])
+    assert_same_training(run, alone)
+
+
+def workers_of(pid):
+    """The processes that ``pid`` has spawned to train."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            command = (folder / "cmdline").read_bytes()
+        except OSError:  # it has just ended
+            continue
+        if parent == pid and b"spawn_main" in command:
+            yield int(folder.name)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to find processes")
+def test_a_run_of_one_process_goes_on_in_two_and_where_one_of_these_is_killed_in_one_again(
+    data, alone, tmp_path, capfd
+):
+    main(flags_of(data, tmp_path, "--time-limit", 0.0001))
+    run = tmp_path / "runs" / "one"
+    assert read_checkpoint(run / "checkpoint.pt")["progress"]["step"] == 1
+    for name in ("metrics.json", "submission.csv"):
+        (run / name).unlink()
+    capfd.readouterr()
+    killed, written = [], (run / "checkpoint.pt").stat().st_mtime_ns
+
+    def kill_in_the_second_epoch():
+        latest = time.monotonic() + ENDS_WITHIN
+        while (run / "checkpoint.pt").stat().st_mtime_ns == written and time.monotonic() < latest:
+            time.sleep(0.002)
+        killed.extend(workers_of(os.getpid()))
+        os.kill(max(killed), signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_in_the_second_epoch)
+    killer.start()
+    with pytest.raises(UserError) as caught:
+        main(["--resume", str(run), "--devices", "2"])
+    killer.join()
+    assert re.fullmatch(
+        r"Training process [12] of 2 died \(killed by SIGKILL\)\. "
+        rf"Go on with: python -m xraycomp\.train --resume {re.escape(str(run))}",
+        str(caught.value),
+    )
+    assert len(killed) == 2
+    assert not any(Path(f"/proc/{worker}").exists() for worker in killed)
+    assert not (run / "metrics.json").exists()
+    # The process that goes on says each thing once; this one, without a terminal, says nothing.
+    assert [line.split(":")[0] for line in capfd.readouterr().out.splitlines()] == ["Epoch 1/2"]
+    kept = read_checkpoint(run / "checkpoint.pt")
+    assert (kept["epoch"], kept["progress"]["step"]) == (1, 0)
+    main(["--resume", str(run), "--devices", "1"])
+    assert_same_training(run, alone)
+
+
+JOB = """
+import os
+from xraycomp.console.errors import UserError
+from xraycomp.model.distributed import from_main, largest, rank
+
+def refuse(device):
+    if rank() == 1:
+        raise UserError("The second one cannot go on. Mend it.")
+    from_main(None), largest(0)  # waits for the other
+
+def divide(device):
+    if rank() == 0:
+        1 / 0
+    largest(0)
+"""
+KERNEL = """
+import signal
+import job  # found beside this script
+from xraycomp.console.errors import UserError
+from xraycomp.model.launcher import launch
+
+print("begins", flush=True)
+handler = signal.getsignal(signal.SIGINT)
+try:
+    launch(job.refuse, 2, "cpu")
+except UserError as error:
+    print(error)
+assert signal.getsignal(signal.SIGINT) is handler
+try:
+    launch(job.divide, 2, "cpu")
+except ZeroDivisionError as error:
+    print(error, "in divide" in error.__notes__[0])
+"""
+
+
+def test_what_one_process_raises_reaches_a_script_that_guards_nothing(tmp_path):
+    """A kernel's script is not run again in the processes, though it has no ``__main__`` guard."""
+    (tmp_path / "job.py").write_text(JOB)
+    (tmp_path / "kernel.py").write_text(KERNEL)
+    done = subprocess.run(
+        [sys.executable, "kernel.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(xraycomp.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=ENDS_WITHIN,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "begins",
+        "The second one cannot go on. Mend it.",
+        "division by zero True",
+    ]
+    assert done.stderr == ""
+
+
+def test_a_batch_that_cannot_be_shared_equally_is_refused(data, tmp_path):
+    with pytest.raises(UserError, match="--batch-size 4 cannot be shared equally among 3 devices"):
+        main(flags_of(data, tmp_path, "--devices", 3))
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("devices", "device", "processes"), [(None, "cpu", 1), (1, "cpu", 1), (4, "cpu", 4)]
+)
+def test_one_process_trains_unless_more_are_asked_for(devices, device, processes):
+    assert count_processes(devices, torch.device(device), 8) == processes
+
+
+@pytest.mark.parametrize("device", ["cuda:1", "mps"])
+def test_one_device_cannot_be_several(device):
+    assert count_processes(None, torch.device(device), 8) == 1
+    with pytest.raises(UserError, match=f"--devices is 2, but --device {device} is one"):
+        count_processes(2, torch.device(device), 8)
+
+
+def test_more_processes_than_gpus_are_refused():
+    there = torch.cuda.device_count()
+    with pytest.raises(UserError, match=f"but there are {there} GPUs here"):
+        count_processes(there + 1, torch.device("cuda"), (there + 1) * 8)
+
+
+@pytest.mark.parametrize("arch", ["mobilenet_v3_small", "timm:test_efficientnet"])
+def test_shared_batch_norm_has_the_keys_parameters_and_logits_of_its_own(arch):
+    """Its statistics need GPUs; what is judged afterwards does not."""
+    torch.manual_seed(0)
+    model = create_model(arch, 3).eval()
+    images = torch.randn(2, 1, 64, 64)
+    wanted, before = model(images), dict(model.named_parameters())
+    keys = list(model.state_dict())
+    share_batch_norm(model)
+    kinds = [type(module) for module in model.modules()]
+    assert any(issubclass(kind, torch.nn.SyncBatchNorm) for kind in kinds)
+    assert not any(issubclass(kind, torch.nn.BatchNorm2d) for kind in kinds)
+    assert list(model.state_dict()) == keys
+    assert all(parameter is before[name] for name, parameter in model.named_parameters())
+    torch.testing.assert_close(model(images), wanted)
