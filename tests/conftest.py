@@ -9,6 +9,9 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # processes that share the cores must not fight for them
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 import matplotlib
 import numpy as np
 import pytest

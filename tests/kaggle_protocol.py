@@ -404,7 +404,8 @@ class KernelsApiService(Service):
             "ref": f"{r['userName']}/{r['kernelSlug']}",
             "currentVersionNumber": version.number,
         }
-        return {"metadata": metadata, "blob": {"source": version.text, "language": "python"}}
+        blob = {"slug": r["kernelSlug"], "language": "python", "kernelType": "script"}
+        return {"metadata": metadata, "blob": {**blob, "source": version.text}}
 
     def get_kernel_session_status(self, r: Json) -> Json:
         version = self.version(r)

@@ -31,7 +31,7 @@ from xraycomp.model.config import TrainConfig
 from xraycomp.model.distributed import count_processes, is_main
 from xraycomp.model.engine import fit
 from xraycomp.model.inference import choose_device, load_best, predict_probs
-from xraycomp.model.launcher import DeadProcessError, launch
+from xraycomp.model.processes import DeadProcessError, launch
 from xraycomp.model.run import RunFolder, default_name, read_checkpoint
 from xraycomp.model.state import TrainState, restore_state, start_state
 from xraycomp.model.zoo import check_input_size, create_model

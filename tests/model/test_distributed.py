@@ -252,7 +252,7 @@ KERNEL = """
 import signal
 import job  # found beside this script
 from xraycomp.console.errors import UserError
-from xraycomp.model.launcher import launch
+from xraycomp.model.processes import launch
 
 print("begins", flush=True)
 handler = signal.getsignal(signal.SIGINT)

@@ -112,6 +112,8 @@ def test_the_real_client_can_do_all_it_is_used_for(
     assert "COMPLETE" in said("kernels status ada/xray-train")
     said("kernels output ada/xray-train -p output")
     assert (tmp_path / "output/runs/best.pt").read_bytes() == b"weights"
+    said("kernels pull ada/xray-train -p pulled")
+    assert (tmp_path / "pulled/xray-train.py").is_file()
     assert "trained" in said("kernels logs ada/xray-train")
     assert said("kernels logs ada/xray-train --follow") == "trained\n"
     assert "28.50h" in said("quota")
@@ -213,6 +215,7 @@ def test_fields_are_those_that_the_client_knows(kaggle: KaggleServer, ask: Ask) 
         ("GetDataset", weights),
         ("GetDatasetMetadata", weights),
         ("ListDatasetFiles", weights),
+        ("GetKernel", kernel),
         ("GetKernelSessionStatus", kernel),
         ("ListKernelSessionOutput", kernel),
         ("SaveKernel", {"slug": "ada/one", "datasetDataSources": ["ada/nothing"]}),
