@@ -45,7 +45,9 @@ def main() -> None:
         paths = sorted(Path(scratch, "train").rglob("*.png"))
         labels = np.array([CLASSES.index(path.parent.name) for path in paths])
         cache = build_cache(paths, Path(scratch, "cache"), config.cache_size)
-        train = ImageSet(cache, np.arange(len(paths)), labels)
+        train = ImageSet(
+            cache, np.arange(len(paths)), np.eye(len(CLASSES), dtype=np.float32)[labels]
+        )
         torch.manual_seed(0)
         state = start_state(create_model(config.arch, len(CLASSES)), len(train), config, device)
         run = RunFolder.create(Path(scratch, "run"))

@@ -55,7 +55,8 @@ def make_set(tmp_path_factory):
         for path, film in zip(paths, films, strict=True):
             Image.fromarray(film).save(path)
         cache = build_cache(paths, folder / "cache", size, workers=1)
-        return ImageSet(cache, np.arange(len(paths)), np.asarray(labels, dtype=np.int64))
+        targets = np.eye(int(max(labels)) + 1, dtype=np.float32)[np.asarray(labels, dtype=int)]
+        return ImageSet(cache, np.arange(len(paths)), targets)
 
     return make
 
@@ -67,7 +68,7 @@ def toy(make_set, draw_film):
     labels = np.arange(144) % 3
     films = make_set([draw_film(label, rng) for label in labels], labels, 18)
     train, val = (
-        ImageSet(films.cache, films.rows[part], films.labels[part])
+        ImageSet(films.cache, films.rows[part], films.targets[part])
         for part in (slice(96), slice(96, None))
     )
     return train, val

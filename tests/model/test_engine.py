@@ -296,7 +296,7 @@ def uneven(toy):
     train = toy[0]
     rows = [np.flatnonzero(train.labels == label)[:n] for label, n in enumerate((32, 24, 8))]
     chosen = np.concatenate(rows)
-    return ImageSet(train.cache, train.rows[chosen], train.labels[chosen])
+    return ImageSet(train.cache, train.rows[chosen], train.targets[chosen])
 
 
 def test_class_weights_weigh_the_loss_as_scikit_learn_balances(begin, uneven, plain_config):

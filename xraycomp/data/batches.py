@@ -16,11 +16,18 @@ class ImageSet:
     cache: ImageCache
     rows: NDArray[np.int64]
     """Rows of the cache, shape (n_images,)."""
-    labels: NDArray[np.int64]
-    """Class indices, shape (n_images,)."""
+    targets: NDArray[np.float32]
+    """1 for the classes that an image has, 0 for the others, NaN where that is not known; shape
+    (n_images, n_classes)."""
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """The class index of each image, shape (n_images,), where each has just one."""
+        labels: NDArray[np.int64] = self.targets.argmax(axis=1).astype(np.int64)
+        return labels
 
 
 def balanced_weights(labels: NDArray[np.int64]) -> NDArray[np.float64]:

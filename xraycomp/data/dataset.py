@@ -10,6 +10,7 @@ import pandas as pd
 from xraycomp.console.errors import UserError, listing
 from xraycomp.data.batches import ImageSet
 from xraycomp.data.cache import ImageCache, build_cache
+from xraycomp.data.labels import encode_targets
 
 log = logging.getLogger(__name__)
 
@@ -24,12 +25,15 @@ class Dataset:
     manifest: pd.DataFrame
     cache: ImageCache
     classes: tuple[str, ...]
+    multilabel: bool = False
+    """Whether an image may have several of the classes, or none."""
 
     def split(self, name: str) -> ImageSet:
-        """The images of one split; test images have the label -1."""
+        """The images of one split; nothing is known of unlabelled test images (NaN)."""
         rows = np.flatnonzero(self.manifest["split"] == name)
-        labels = pd.Index(self.classes).get_indexer(pd.Index(self.manifest["label"].iloc[rows]))
-        return ImageSet(self.cache, rows, labels.astype(np.int64))
+        labels = list(self.manifest["label"].iloc[rows])
+        targets = encode_targets(labels, self.classes, multilabel=self.multilabel)
+        return ImageSet(self.cache, rows, targets)
 
     def ids(self, name: str) -> list[str]:
         """The image ids of one split, in the order of ``split(name).rows``."""

@@ -118,9 +118,7 @@ class Loop:
         self.weights = (
             balanced_weights(self.train.labels) if self.config.weighted_sampling else None
         )
-        self.targets = torch.eye(len(self.classes), device=self.device)[
-            torch.from_numpy(self.train.labels).to(self.device)
-        ]
+        self.targets = torch.from_numpy(self.train.targets).to(self.device)
         self.class_weights: Tensor | None = None
         if self.config.class_weights:
             self.class_weights = inverse_frequency_weights(self.targets.sum(dim=0))

@@ -1,0 +1,33 @@
+"""Labels as text and as targets."""
+
+import numpy as np
+import pytest
+
+from xraycomp.console.errors import UserError
+from xraycomp.data.labels import encode_targets
+
+CLASSES = ("Mass", "Nodule", "Hernia")
+NAN = np.nan
+
+
+def test_one_label_an_image_is_one_hot_and_an_unlabelled_one_unknown():
+    found = encode_targets(["Nodule", "", "Mass", "Nodule"], CLASSES)
+    wanted = [[0, 1, 0], [NAN] * 3, [1, 0, 0], [0, 1, 0]]
+    np.testing.assert_array_equal(found, np.asarray(wanted, dtype=np.float32))
+
+
+def test_several_labels_none_and_unknown_ones():
+    labels = ["Mass|Hernia", "", "?", "?Nodule|Mass", "Mass|Hernia"]
+    found = encode_targets(labels, CLASSES, multilabel=True)
+    wanted = [[1, 0, 1], [0, 0, 0], [NAN] * 3, [1, NAN, 0], [1, 0, 1]]
+    np.testing.assert_array_equal(found, np.asarray(wanted, dtype=np.float32))
+    assert found.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("label", "multilabel"),
+    [("Mas", False), ("Mass|Nodul", True), ("?Nodul", True), ("?Mass", False)],
+)
+def test_a_name_that_is_no_class_is_refused(label, multilabel):
+    with pytest.raises(UserError, match="is none of the classes Mass, Nodule, Hernia"):
+        encode_targets([label], CLASSES, multilabel=multilabel)

@@ -1,0 +1,42 @@
+"""Labels as text in the manifest, and as the matrix of targets that is learned from."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from xraycomp.console.errors import UserError
+
+SEPARATOR = "|"
+"""Parts several labels of one image in the manifest."""
+UNKNOWN = "?"
+"""Before a label: it is not known whether the image has it. Alone: nothing is known."""
+
+
+def encode_targets(
+    labels: Sequence[str], classes: Sequence[str], *, multilabel: bool = False
+) -> NDArray[np.float32]:
+    """The manifest's labels as targets of shape (n_images, n_classes): 1, 0, or NaN for unknown.
+
+    Single-label: a class name gives a row with one 1; the empty text, a test image's, a row of
+    NaN. Multilabel: names parted by ``|``; the empty text has none of the classes; ``?name`` makes
+    one NaN, ``?`` alone the whole row.
+
+    Raises ``UserError`` for a name that is no class.
+    """
+    codes, texts = pd.factorize(np.asarray(labels, dtype=object))
+    known = {name: index for index, name in enumerate(classes)}
+    rows = np.zeros((len(texts), len(classes)), dtype=np.float32)
+    for row, text in zip(rows, texts, strict=True):
+        if text == (UNKNOWN if multilabel else ""):
+            row[:] = np.nan
+            continue
+        for name in text.split(SEPARATOR) if multilabel and text else [text] if text else []:
+            unknown = multilabel and name.startswith(UNKNOWN)
+            name = name.removeprefix(UNKNOWN) if unknown else name
+            if name not in known:
+                raise UserError(f"The label {name!r} is none of the classes {', '.join(classes)}.")
+            row[known[name]] = np.nan if unknown else 1.0
+    targets: NDArray[np.float32] = rows[codes]
+    return targets
