@@ -31,9 +31,11 @@ from xraycomp.model.config import TrainConfig
 from xraycomp.model.distributed import count_processes, is_main
 from xraycomp.model.engine import fit
 from xraycomp.model.inference import choose_device, load_best, predict_probs
+from xraycomp.model.losses import check_losses
 from xraycomp.model.processes import DeadProcessError, launch
 from xraycomp.model.run import RunFolder, default_name, read_checkpoint
 from xraycomp.model.state import TrainState, restore_state, start_state
+from xraycomp.model.stem import activation_for
 from xraycomp.model.zoo import check_input_size, create_model
 from xraycomp.remote.client import connect
 from xraycomp.remote.credentials import winning_credential
@@ -65,6 +67,8 @@ def train(config: TrainConfig) -> RunFolder:
     if name and config.data is None:
         _fetch_missing(name, config)
     source = open_source(name, config.data, config.data_dir)
+    multilabel = source.competition.task == "multilabel"
+    check_losses(config, activation_for(multilabel=multilabel))
     if config.resume:
         run = RunFolder.open(config.resume)
         dataset = _load(run.manifest(), source, config)
@@ -138,7 +142,7 @@ def _why_drawn(config: TrainConfig) -> str:
 
 
 def _load(manifest: pd.DataFrame, source: Source, config: TrainConfig) -> Dataset:
-    return load_dataset(
+    dataset = load_dataset(
         manifest,
         source.root,
         source.competition.classes,
@@ -147,16 +151,12 @@ def _load(manifest: pd.DataFrame, source: Source, config: TrainConfig) -> Datase
         workers=config.workers,
         skip_broken=config.skip_broken,
     )
+    return dataclasses.replace(dataset, multilabel=source.competition.task == "multilabel")
 
 
 def _prepare(source: Source, config: TrainConfig) -> tuple[Dataset, pd.DataFrame]:
     """List, decode, look for copies, split. Returns the data and the table of copies."""
     competition = source.competition
-    if competition.task == "multilabel":
-        raise UserError(
-            f"{competition.slug} is a multilabel competition; this version trains multiclass and "
-            "binary ones."
-        )
     dataset = _load(build_manifest(competition, source.root), source, config)
     copies = find_copies(dataset.cache)
     groups = copy_groups(copies, len(dataset.manifest)) if config.keep_duplicates_together else None
@@ -184,8 +184,10 @@ def _start(
     path = run.checkpoint if run and run.checkpoint.is_file() else None
     checkpoint = read_checkpoint(path) if path else None
     model = create_model(config.arch, len(dataset.classes), str(path) if path else config.weights)
+    model.activation = activation_for(multilabel=dataset.multilabel)
     check_input_size(model, config.image_size)
-    state = start_state(model, len(dataset.split("train")), config, device)
+    stage = checkpoint.get("stage", 0) if checkpoint else 0
+    state = start_state(model, len(dataset.split("train")), config, device, stage)
     if checkpoint:
         restore_state(state, checkpoint, str(path))
     return state
