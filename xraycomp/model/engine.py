@@ -32,8 +32,8 @@ from xraycomp.model.state import Progress, TrainState, checkpoint
 
 log = logging.getLogger(__name__)
 
-Score = Callable[[NDArray[np.int64], NDArray[np.float64]], dict[str, float]]
-"""Labels (n,) and probabilities (n, n_classes) to the val_* columns of ``metrics.csv``."""
+Score = Callable[[NDArray[np.float32], NDArray[np.float64]], dict[str, float]]
+"""Targets and probabilities (n, n_classes) to the val_* columns of ``metrics.csv``."""
 
 _STEPS_BETWEEN_CHECKS = 16  # reading the loss makes a GPU wait, so it is not done every step
 _SECONDS_TO_WRITE = 10.0  # kept back before a deadline for plots and files
@@ -291,7 +291,7 @@ class Loop:
         true = probs[np.arange(len(probs)), self.val.labels]
         val_loss = float(-np.log(np.maximum(true, np.finfo(float).tiny)).mean())
         self._check_loss(val_loss)  # the step after the last checked loss may have spoilt a weight
-        return {"val_loss": val_loss, **self.score(self.val.labels, probs)}
+        return {"val_loss": val_loss, **self.score(self.val.targets, probs)}
 
     def save_best(self) -> None:
         """Write ``best.pt``: the judged weights and what is needed to use them."""
