@@ -1,13 +1,25 @@
-"""Stages as text, and which layers of real networks they let learn."""
+"""Stages as text, which layers of real networks they let learn, and training in them."""
 
+import os
+import shutil
+import signal
+
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 
-from xraycomp.console.errors import UserError
+from xraycomp.console.errors import Stopped, UserError
+from xraycomp.model import engine
 from xraycomp.model.config import TrainConfig
+from xraycomp.model.run import read_checkpoint
 from xraycomp.model.stages import Stage, first_layer, parse_stages, train_from
+from xraycomp.model.stem import GrayModel
 from xraycomp.model.zoo import create_model
+from xraycomp.report.metrics import epoch_scores
+
+STAGES = "head:0.05:2 2:0.02:2 all:0.01:2"
 
 
 def test_stages_are_read_from_text():
@@ -144,3 +156,169 @@ def test_a_layer_that_the_network_lacks_is_refused(network, layers, sentence):
     with pytest.raises(UserError) as caught:
         first_layer(network("resnet18").body, layers)
     assert sentence in str(caught.value)
+
+
+@pytest.fixture
+def staged(begin):
+    """A run in stages of a network with batch norm; (state, its fit, its folder)."""
+
+    def make():
+        torch.manual_seed(0)
+        body = nn.Sequential(
+            nn.Sequential(nn.Conv2d(1, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU()),
+            nn.Dropout(0.2),
+            nn.Sequential(nn.Conv2d(8, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU()),
+            nn.Sequential(nn.Flatten(), nn.Dropout(0.2), nn.Linear(72, 3)),
+        )
+        return GrayModel(body, "staged", mean=0.5, std=0.25, planes=1)
+
+    def start(name="run", **changes):
+        fields = {"stages": STAGES, "optimizer": "adamw", "weight_decay": 0.1, **changes}
+        return begin(name, make(), **fields)
+
+    return start
+
+
+def after_each_epoch(state, note):
+    """A judge that also calls ``note(epochs done before)``."""
+
+    def score(targets, probs):
+        note(state.epoch)
+        return epoch_scores(targets, probs)
+
+    return score
+
+
+def test_frozen_layers_stay_as_they_are_to_the_last_bit(staged):
+    """Weights, despite their decay, and the statistics of batch norm; with averaging too."""
+    state, go, _ = staged(ema_decay=0.9)
+    seen = [{key: value.clone() for key, value in state.model.state_dict().items()}]
+    averaged, held = [], []
+
+    def note(epoch):
+        for model, kept in ((state.model, seen), (state.judged, averaged)):
+            kept.append({key: value.clone() for key, value in model.state_dict().items()})
+        held.append([p.shape for group in state.optimizer.param_groups for p in group["params"]])
+        assert len(state.optimizer.state) == len(held[-1])
+
+    assert go(after_each_epoch(state, note))
+    frozen = {1: "body.3.", 2: "body.3.", 3: ("body.2.", "body.3."), 4: ("body.2.", "body.3.")}
+    for epoch in range(1, 7):
+        learning = frozen.get(epoch, "body.")
+        for key, value in seen[epoch].items():
+            still = torch.equal(value, seen[epoch - 1][key])
+            assert still != key.startswith(learning), (epoch, key)
+    for key in seen[0]:
+        if not key.startswith("body.3."):
+            assert torch.equal(averaged[1][key], seen[0][key]), key
+    assert [len(shapes) for shapes in held] == [2, 2, 6, 6, 10, 10]
+
+
+def test_epochs_count_on_through_the_stages_and_each_has_its_own_schedule(staged):
+    state, go, run = staged(schedule="cosine", warmup_epochs=0.0)
+    rates = {}
+
+    def note(epoch):
+        rates[epoch] = state.scheduler.T_max
+
+    assert go(after_each_epoch(state, note))
+    table = run.epochs()
+    assert list(table["epoch"]) == [1, 2, 3, 4, 5, 6]
+    assert list(table["stage"]) == [1, 1, 2, 2, 3, 3]
+    assert set(rates.values()) == {24}  # two epochs of twelve steps
+    half = (0.05 / 2, 0.02 / 2, 0.01 / 2)
+    np.testing.assert_allclose(table["lr"].iloc[::2], half, rtol=1e-6)
+    np.testing.assert_allclose(table["lr"].iloc[1::2], 0, atol=1e-9)
+    kept = read_checkpoint(run.checkpoint)
+    assert (kept["epoch"], kept["stage"]) == (6, 3)
+
+
+def test_a_stage_may_have_a_loss_of_its_own(staged):
+    _, go, run = staged(stages="all:0:1:focal all:0:1", label_smoothing=0.0, gamma=3.0)
+    go()
+    table = run.epochs()
+    assert table["train_loss"].iloc[0] < table["train_loss"].iloc[1] / 2
+
+
+def test_patience_ends_the_stage_and_not_the_training(staged):
+    _, go, run = staged(stages="head:0.01:5 all:0.01:5", patience=2)
+    scores = iter([0.5, 0.4, 0.3, 0.4, 0.6, 0.5, 0.5, 0.9])
+
+    def score(targets, probs):
+        value = next(scores)
+        return {"val_accuracy": value, "val_macro_f1": value, "val_auroc": value}
+
+    assert go(score)
+    table = run.epochs()
+    assert list(table["stage"]) == [1, 1, 1, 2, 2, 2, 2]
+    assert read_checkpoint(run.best)["epoch"] == 5
+
+
+def stop_at(monkeypatch, step):
+    """Press Ctrl-C in that step of the training."""
+    real, calls = engine.prepare, iter(range(1, 10_000))
+
+    def prepare(*args):
+        if next(calls) == step:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(*args)
+
+    monkeypatch.setattr(engine, "prepare", prepare)
+
+
+@pytest.mark.parametrize(
+    ("step", "place"),
+    [
+        (5, (0, 0, 5)),
+        (24, (2, 1, 0)),
+        (25, (2, 1, 1)),
+        (41, (3, 1, 5)),
+        (48, (4, 2, 0)),
+        (70, (5, 2, 10)),
+        (72, (6, 3, 0)),
+    ],
+)
+def test_a_run_stopped_in_or_between_stages_goes_on_bit_for_bit(staged, monkeypatch, step, place):
+    _, go, whole = staged("whole", ema_decay=0.9, mixup=0.2)
+    go()
+    _, go, run = staged("stopped", ema_decay=0.9, mixup=0.2)
+    with monkeypatch.context() as patch:
+        stop_at(patch, step)
+        with pytest.raises(Stopped):
+            go()
+    kept = read_checkpoint(run.checkpoint)
+    assert (kept["epoch"], kept["stage"], kept["progress"]["step"]) == place
+    _, go, again = staged("again", ema_decay=0.9, mixup=0.2, resume_from=kept)
+    shutil.copytree(run.path, again.path, dirs_exist_ok=True)
+    go()
+    for name in ("checkpoint.pt", "best.pt"):
+        assert_equal(read_checkpoint(again.path / name), read_checkpoint(whole.path / name))
+    times = ["seconds", "data_seconds", "images_per_second"]
+    tables = [folder.epochs().drop(columns=times) for folder in (again, whole)]
+    pd.testing.assert_frame_equal(*tables, check_exact=True)
+
+
+def assert_equal(found, wanted):
+    """Equal to the last bit, whatever the nesting; seconds are not compared."""
+    if isinstance(wanted, torch.Tensor):
+        assert torch.equal(found, wanted)
+    elif isinstance(wanted, dict):
+        assert found.keys() == wanted.keys()
+        for key in wanted.keys() - {"seconds", "data_seconds"}:
+            assert_equal(found[key], wanted[key])
+    elif isinstance(wanted, list | tuple):
+        for pair in zip(found, wanted, strict=True):
+            assert_equal(*pair)
+    else:
+        assert found == wanted
+
+
+def test_stages_of_layers_that_are_not_there_are_refused_before_anything_is_trained(staged):
+    with pytest.raises(UserError, match="the network has no layer layer4"):
+        staged(stages="head:0.1:1 layer4:0.1:1")
+
+
+def test_a_rate_far_too_high_names_the_stages(staged):
+    _, go, _ = staged(stages="head:1e30:1", optimizer="sgd", clip_grad=0, warmup_epochs=0)
+    with pytest.raises(UserError, match=r"try a lower rate in --stages than 1e\+30\."):
+        go()
