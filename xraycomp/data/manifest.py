@@ -177,10 +177,7 @@ def _from_table(competition: Competition, root: Path) -> pd.DataFrame:
 
 def _find_rows(names: pd.Series, rows: pd.DataFrame, table: str, folder: Path) -> list[int]:
     """The row of each image that the table names by its path or its name, suffixed or not."""
-    found: dict[str, set[int]] = {}
-    for row, (image, path) in enumerate(zip(rows["image"], rows["path"], strict=True)):
-        for name in (image, image + Path(path).suffix, Path(path).name, Path(path).stem):
-            found.setdefault(name, set()).add(row)
+    found = names_of_images(rows)
     if lost := [name for name in names if name not in found]:
         raise UserError(
             f"{len(lost):,} images of {table} have no file in {folder}: {listing(lost)}."
@@ -191,6 +188,15 @@ def _find_rows(names: pd.Series, rows: pd.DataFrame, table: str, folder: Path) -
             f"{listing(several)}. Name them by their path below that folder."
         )
     return [min(found[name]) for name in names]
+
+
+def names_of_images(manifest: pd.DataFrame) -> dict[str, set[int]]:
+    """What a table may call each image (path or name, with or without suffix) -> its rows."""
+    found: dict[str, set[int]] = {}
+    for row, (image, path) in enumerate(zip(manifest["image"], manifest["path"], strict=True)):
+        for name in (image, image + Path(path).suffix, Path(path).name, Path(path).stem):
+            found.setdefault(name, set()).add(row)
+    return found
 
 
 def _match_patients(paths: pd.Series, competition: Competition) -> list[str]:

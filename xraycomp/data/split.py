@@ -50,7 +50,8 @@ class SplitPlan:
         if self.split != "fraction" and self.test_fraction:
             raise UserError(
                 f"--test-fraction {self.test_fraction} and --split {self.split} contradict each "
-                "other, since that has a test part of its own. Leave one of them out."
+                "other, since that has a test part of its own. Choose --test-fraction 0 or --split "
+                "fraction."
             )
 
     def describe(self, part: str, manifest: pd.DataFrame) -> str:
