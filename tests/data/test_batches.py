@@ -24,6 +24,21 @@ def test_a_class_that_is_absent_takes_no_weight():
     assert weights == pytest.approx([0.25, 0.25, 0.5])
 
 
+def test_an_image_of_several_classes_is_drawn_for_its_rarest_and_none_is_a_class():
+    # Columns: common, rare, middle. Rows: 4 with the common one only, one with it and the rare one,
+    # two of the middle one (one is unknown elsewhere), 3 with none.
+    nan = np.nan
+    targets = np.array(
+        [*[[1, 0, 0]] * 4, [1, 1, 0], [1, nan, 1], [0, 0, 1], *[[0, 0, nan]] * 3], dtype=np.float32
+    )
+    weights = balanced_weights(targets)
+    assert weights == pytest.approx([*[1 / 16] * 4, 1 / 4, 1 / 8, 1 / 8, *[1 / 12] * 3])
+
+
+def test_images_of_which_all_have_a_class_leave_no_weight_for_none():
+    assert balanced_weights(np.array([[1, 0], [1, 1]])) == pytest.approx([0.5, 0.5])
+
+
 def test_without_weights_each_image_comes_once():
     order = epoch_order(1000, None, seed=0, epoch=0)
     assert sorted(order) == list(range(1000))

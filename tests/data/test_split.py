@@ -1,5 +1,7 @@
 """The split against scikit-learn's, and what it promises about patients, copies and folds."""
 
+import time
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -202,3 +204,151 @@ def test_a_million_rows_of_a_manifest_are_split():
     held = (split == "val").to_numpy()
     assert not set(patients[held]) & set(patients[~held])
     assert held.mean() == pytest.approx(0.1, abs=0.002)
+
+
+FINDINGS = ("Infiltration", "Nodule", "Hernia")
+
+
+def findings_of(n, seed=0, prevalence=(0.3, 0.05, 0.01), n_patients=None):
+    """Images with several findings, none, or unknown ones, of patients with several images."""
+    rng = np.random.default_rng(seed)
+    has = rng.random((n, 3)) < prevalence
+    marks = np.where(rng.random((n, 3)) < 0.05, "?", "").astype(object)
+    names = marks + np.array(FINDINGS, dtype=object)
+    labels = ["|".join(names[row][has[row] | (marks[row] == "?")]) for row in range(n)]
+    has &= marks == ""
+    patients = patients_of(n, n_patients or n // 3, seed)
+    table = {"image": np.arange(n).astype(str), "label": labels, "patient": patients}
+    return pd.DataFrame({**table, "split": "train"}), has
+
+
+def many(manifest, **plan):
+    return split_of(manifest, classes=FINDINGS, multilabel=True, **plan).to_numpy()
+
+
+def test_every_finding_is_parted_alike_and_no_patient_stands_on_two_sides():
+    manifest, has = findings_of(20_000)
+    split = many(manifest, test_fraction=0.15, val_fraction=0.15, seed=3)
+    assert (manifest.groupby("patient")["image"].count() > 1).any()
+    assert (pd.Series(split).groupby(manifest["patient"]).nunique() == 1).all()
+    for part, share in (("train", 0.7), ("val", 0.15), ("test", 0.15)):
+        assert np.mean(split == part) == pytest.approx(share, abs=0.001)
+        # To a few images: a patient's other findings go along with the rarest.
+        expected = share * has.sum(axis=0)
+        assert np.abs(has[split == part].sum(axis=0) - expected).max() < 12
+
+
+def test_chexnet_is_70_10_20_and_folds_leave_the_test_part_as_it_is():
+    manifest, _ = findings_of(5000)
+    split = many(manifest, split="chexnet")
+    sizes = [np.mean(split == part) for part in ("train", "val", "test")]
+    assert sizes == pytest.approx([0.7, 0.1, 0.2], abs=0.002)
+    held = np.zeros(5000)
+    for fold in range(4):
+        folded = many(manifest, split="chexnet", folds=4, fold=fold)
+        assert np.array_equal(folded == "test", split == "test")
+        held += folded == "val"
+    assert np.array_equal(held, split != "test")
+
+
+def test_the_official_test_list_is_kept_and_validation_comes_from_the_others():
+    manifest, _ = findings_of(3000)
+    listed = manifest["patient"].astype(int).to_numpy() < 250
+    manifest["split"] = np.where(listed, "test", "train")
+    split = many(manifest, split="official", val_fraction=0.2)
+    assert np.array_equal(split == "test", listed)
+    assert np.mean(split[~listed] == "val") == pytest.approx(0.2, abs=0.01)
+    assert (pd.Series(split).groupby(manifest["patient"]).nunique() == 1).all()
+    # Any other split takes the listed images as it takes the rest.
+    pooled = many(manifest, val_fraction=0.2)
+    assert set(pooled[listed]) == {"train", "val"}
+    assert "test" not in pooled
+
+
+def test_unlabelled_test_images_stay_beside_an_official_or_other_split():
+    manifest, _ = findings_of(600)
+    manifest.loc[590:, ["label", "split"]] = ["?", "test"]
+    split = many(manifest)
+    assert np.array_equal(split == "test", np.arange(600) >= 590)
+    with pytest.raises(UserError, match=r"needs an official test list.*train\.test_list"):
+        many(manifest, split="official")
+    with pytest.raises(UserError, match="has test images of its own"):
+        many(manifest, split="chexnet")
+    with pytest.raises(UserError, match="has test images of its own"):
+        split_of(manifest_of(unequal_labels(200), n_test=7), test_fraction=0.2)
+
+
+def test_findings_of_one_label_an_image_split_in_three_too():
+    split = split_of(manifest_of(unequal_labels(1000)), test_fraction=0.15, val_fraction=0.15)
+    counts = split.value_counts()
+    assert counts["test"] == pytest.approx(150, abs=4)
+    assert counts["val"] == pytest.approx(150, abs=4)
+
+
+def test_a_finding_too_small_for_the_parts_is_named():
+    manifest, _ = findings_of(500)
+    manifest["label"] = manifest["label"].str.replace(r"\??Hernia", "?Hernia", regex=True)
+    manifest.loc[:2, "label"] = "Nodule|Hernia"
+    manifest.loc[:2, "patient"] = ["a", "a", "b"]
+    assert set(many(manifest)) == {"train", "val"}
+    with pytest.raises(UserError, match=r"class Hernia has 2 .* each of 3 parts .*--min-count"):
+        many(manifest, test_fraction=0.2)
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 1, 0.95])
+def test_a_test_fraction_that_leaves_nothing_is_refused(fraction):
+    with pytest.raises(UserError, match=f"--test-fraction is {fraction}"):
+        split_of(manifest_of(np.arange(80) % 4), test_fraction=fraction)
+
+
+def test_a_test_fraction_beside_a_split_with_its_own_is_refused():
+    with pytest.raises(UserError, match=r"--test-fraction 0\.2 and --split chexnet contradict"):
+        split_of(manifest_of(np.arange(80) % 4), test_fraction=0.2, split="chexnet")
+
+
+@pytest.mark.parametrize(
+    ("plan", "part", "said"),
+    [
+        (SplitPlan(), "val", "validation split, by patient, 10 %, seed 0"),
+        (SplitPlan(folds=5, fold=2, seed=7), "val", "validation split, by patient, fold 2 of 5"),
+        (SplitPlan(test_fraction=0.15), "test", "test split, by patient, 15 %, seed 0"),
+        (SplitPlan("official"), "test", "official test split"),
+        (
+            SplitPlan("official", drop_no_finding=True),
+            "test",
+            "official test split, images with findings only",
+        ),
+        (
+            SplitPlan("official", val_fraction=0.125),
+            "val",
+            "validation split of the official training list, by patient, 12.5 %, seed 0",
+        ),
+        (
+            SplitPlan("chexnet", seed=4),
+            "test",
+            "test split, by patient, 20 % as in CheXNet (70/10/20), seed 4",
+        ),
+        (SplitPlan(), "train", "training split (seen in training)"),
+    ],
+)
+def test_a_split_says_what_it_is(plan, part, said):
+    manifest = manifest_of([0, 1], patients=["", "p"])
+    assert plan.describe(part, manifest).startswith(said)
+
+
+def test_a_split_of_unknown_patients_says_so():
+    assert "by image" in SplitPlan().describe("val", manifest_of([0, 1]))
+
+
+def test_a_million_rows_with_14_findings_are_split_within_seconds():
+    n = 1_000_000
+    rng = np.random.default_rng(0)
+    prevalence = np.geomspace(0.18, 0.002, 14)
+    targets = (rng.random((n, 14)) < prevalence).astype(np.float32)
+    groups = rng.integers(300_000, size=n)
+    began = time.monotonic()
+    parts = assign_folds(targets, groups, [0.1, 0.9], seed=0)
+    assert time.monotonic() - began < 20  # 1.1 s on one free core
+    assert len(np.intersect1d(groups[parts == 0], groups[parts == 1])) == 0
+    for column in targets.T:
+        assert column[parts == 0].sum() / column.sum() == pytest.approx(0.1, abs=0.01)
