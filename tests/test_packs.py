@@ -11,7 +11,7 @@ from xraycomp.data.cache import build_cache
 from xraycomp.data.duplicates import copy_groups, find_copies
 from xraycomp.data.manifest import build_manifest
 from xraycomp.data.source import open_source
-from xraycomp.data.split import split_manifest
+from xraycomp.data.split import SplitPlan, split_manifest
 from xraycomp.data.submission import expected_ids
 from xraycomp.train import main
 
@@ -70,7 +70,7 @@ def test_pediatric_pneumonia_keeps_patients_and_copies_on_one_side(tmp_path: Pat
     assert (copies["kind"] == "exact").sum() == 32
     groups = copy_groups(copies, len(manifest))
     split = split_manifest(
-        manifest, source.competition.classes, val_fraction=0.1, same_side=groups
+        manifest, source.competition.classes, SplitPlan(val_fraction=0.1), same_side=groups
     ).to_numpy()
     patients = manifest["patient"].to_numpy()
     val, train = split == "val", split == "train"

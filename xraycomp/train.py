@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import shutil
 import time
@@ -16,6 +17,7 @@ from xraycomp.data.competition import load_competition
 from xraycomp.data.dataset import Dataset, load_dataset
 from xraycomp.data.duplicates import copy_groups, count_copies, describe_copies, find_copies
 from xraycomp.data.files import write_csv
+from xraycomp.data.findings import choose_findings
 from xraycomp.data.manifest import build_manifest
 from xraycomp.data.predictions import probability_table
 from xraycomp.data.source import (
@@ -67,10 +69,11 @@ def train(config: TrainConfig) -> RunFolder:
     if name and config.data is None:
         _fetch_missing(name, config)
     source = open_source(name, config.data, config.data_dir)
-    multilabel = source.competition.task == "multilabel"
-    check_losses(config, activation_for(multilabel=multilabel))
+    check_losses(config, activation_for(multilabel=source.competition.multilabel))
     if config.resume:
         run = RunFolder.open(config.resume)
+        # Which findings are classes is for the run's settings to say.
+        source = dataclasses.replace(source, competition=run.competition())
         dataset = _load(run.manifest(), source, config)
         duplicates = None
         state = _start(config, run, dataset, state_device)
@@ -81,7 +84,7 @@ def train(config: TrainConfig) -> RunFolder:
         run_name = config.name or default_name(source.competition, config)
         run = RunFolder.create(config.runs_dir / run_name, overwrite=config.overwrite)
         try:
-            dataset, duplicates = _prepare(source, config)
+            source, dataset, duplicates = _prepare(source, config)
             state = _start(config, None, dataset, state_device)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -142,37 +145,46 @@ def _why_drawn(config: TrainConfig) -> str:
 
 
 def _load(manifest: pd.DataFrame, source: Source, config: TrainConfig) -> Dataset:
-    dataset = load_dataset(
+    return load_dataset(
         manifest,
         source.root,
         source.competition.classes,
         config.data_dir / source.competition.slug / "cache",
         config.cache_size,
+        multilabel=source.competition.multilabel,
         workers=config.workers,
         skip_broken=config.skip_broken,
     )
-    return dataclasses.replace(dataset, multilabel=source.competition.task == "multilabel")
 
 
-def _prepare(source: Source, config: TrainConfig) -> tuple[Dataset, pd.DataFrame]:
-    """List, decode, look for copies, split. Returns the data and the table of copies."""
+def _prepare(source: Source, config: TrainConfig) -> tuple[Source, Dataset, pd.DataFrame]:
+    """List, choose the findings, decode, look for copies, split.
+
+    Returns the source with the classes that are left, the data and the table of copies.
+    """
     competition = source.competition
-    dataset = _load(build_manifest(competition, source.root), source, config)
+    manifest = build_manifest(competition, source.root)
+    competition, manifest = choose_findings(
+        competition,
+        manifest,
+        no_finding_class=config.no_finding_class,
+        drop_no_finding=config.drop_no_finding,
+        min_count=config.min_count,
+    )
+    source = dataclasses.replace(source, competition=competition)
+    dataset = _load(manifest, source, config)
     copies = find_copies(dataset.cache)
     groups = copy_groups(copies, len(dataset.manifest)) if config.keep_duplicates_together else None
-    manifest = dataset.manifest.assign(
-        split=split_manifest(
-            dataset.manifest,
-            competition.classes,
-            val_fraction=config.val_fraction,
-            folds=config.folds,
-            fold=config.fold,
-            seed=config.seed,
-            same_side=groups,
-        )
+    split = split_manifest(
+        dataset.manifest,
+        competition.classes,
+        config.split_plan,
+        multilabel=competition.multilabel,
+        same_side=groups,
     )
+    manifest = dataset.manifest.assign(split=split)
     described = describe_copies(copies, manifest)
-    return dataclasses.replace(dataset, manifest=manifest), described
+    return source, dataclasses.replace(dataset, manifest=manifest), described
 
 
 def _start(
@@ -233,7 +245,7 @@ def _fit(
         dataset.classes,
         config,
         run,
-        epoch_scores,
+        functools.partial(epoch_scores, multilabel=dataset.multilabel),
         deadline=deadline,
         images_after=len(dataset.ids("test")),
     )
@@ -251,7 +263,8 @@ def _finish(
     write_csv(
         run.predictions_path("val"), probability_table(dataset.ids("val"), probs, dataset.classes)
     )
-    report = write_results(run.path, competition, val.labels, probs, "validation split")
+    judged_on = config.split_plan.describe("val", dataset.manifest)
+    report = write_results(run.path, competition, val.labels, probs, judged_on)
     log.info("\n%s\n", format_table(report))
     files = ["config.json", "metrics.json", "roc.png", "confusion.png", "predictions/val.csv"]
     if competition.submission:
