@@ -265,6 +265,15 @@ def test_the_official_test_list_is_kept_and_validation_comes_from_the_others():
     assert "test" not in pooled
 
 
+def test_patients_on_both_sides_of_an_official_list_are_told(caplog):
+    manifest, _ = findings_of(3000)
+    manifest.loc[:9, "split"] = "test"
+    patients = manifest["patient"]
+    both = set(patients[:10]) & set(patients[10:])
+    many(manifest, split="official")
+    assert f"{len(both)} patients have images in the official test list and in" in caplog.text
+
+
 def test_unlabelled_test_images_stay_beside_an_official_or_other_split():
     manifest, _ = findings_of(600)
     manifest.loc[590:, ["label", "split"]] = ["?", "test"]
