@@ -338,6 +338,7 @@ def test_a_test_fraction_beside_a_split_with_its_own_is_refused():
             "test split, by patient, 20 % as in CheXNet (70/10/20), seed 4",
         ),
         (SplitPlan(), "train", "training split (seen in training)"),
+        (SplitPlan(), "skipped", "skipped split"),
     ],
 )
 def test_a_split_says_what_it_is(plan, part, said):

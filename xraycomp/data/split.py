@@ -65,6 +65,8 @@ class SplitPlan:
         found = ", images with findings only" if self.drop_no_finding else ""
         if part == "train":
             return f"training split (seen in training){found}"
+        if part not in ("val", "test"):
+            return f"{part} split"
         if part == "test" and self.split == "official":
             return f"official test split{found}"
         test, val = self.fractions
