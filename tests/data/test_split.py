@@ -265,6 +265,15 @@ def test_the_official_test_list_is_kept_and_validation_comes_from_the_others():
     assert "test" not in pooled
 
 
+def test_patients_on_both_sides_of_an_official_list_are_told(caplog):
+    manifest, _ = findings_of(3000)
+    manifest.loc[:9, "split"] = "test"
+    patients = manifest["patient"]
+    both = set(patients[:10]) & set(patients[10:])
+    many(manifest, split="official")
+    assert f"{len(both)} patients have images in the official test list and in" in caplog.text
+
+
 def test_unlabelled_test_images_stay_beside_an_official_or_other_split():
     manifest, _ = findings_of(600)
     manifest.loc[590:, ["label", "split"]] = ["?", "test"]
@@ -329,6 +338,7 @@ def test_a_test_fraction_beside_a_split_with_its_own_is_refused():
             "test split, by patient, 20 % as in CheXNet (70/10/20), seed 4",
         ),
         (SplitPlan(), "train", "training split (seen in training)"),
+        (SplitPlan(), "skipped", "skipped split"),
     ],
 )
 def test_a_split_says_what_it_is(plan, part, said):

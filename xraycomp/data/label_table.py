@@ -60,7 +60,8 @@ def read_label_table(competition: Competition, root: Path) -> tuple[pd.DataFrame
     )
     without = rows["label"].isna()
     if without.any():
-        log.info("%s images with none of the classes are left out.", f"{without.sum():,}")
+        what = "of which nothing is known" if competition.multilabel else "with none of the classes"
+        log.info("%s images %s are left out.", f"{without.sum():,}", what)
         rows = rows[~without]
     present = set(rows["label"])
     if competition.multilabel:
@@ -196,8 +197,9 @@ def _read_flags(text: str, competition: Competition) -> list[str]:
 
 
 def _join_names(names: list[str], competition: Competition) -> str | None:
+    """The label, or None where it says nothing; ``ValueError`` says what is wrong."""
     if competition.multilabel:
-        return SEPARATOR.join(names)
+        return None if names == [UNKNOWN] else SEPARATOR.join(names)
     if not names and competition.train.others == "ignore":
         return None
     if len(names) != 1 or names[0] not in competition.classes:

@@ -1,5 +1,6 @@
 """Split the labelled images into training, validation and test: stratified, grouped, seeded."""
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +9,8 @@ from numpy.typing import NDArray
 
 from xraycomp.console.errors import UserError
 from xraycomp.data.labels import encode_targets, is_labelled, rarity
+
+log = logging.getLogger(__name__)
 
 CHEXNET = {"test_fraction": 0.2, "val_fraction": 0.1}
 """CheXNet's 70/10/20 (Rajpurkar et al., 2017); its own lists were not published."""
@@ -62,6 +65,8 @@ class SplitPlan:
         found = ", images with findings only" if self.drop_no_finding else ""
         if part == "train":
             return f"training split (seen in training){found}"
+        if part not in ("val", "test"):
+            return f"{part} split"
         if part == "test" and self.split == "official":
             return f"official test split{found}"
         test, val = self.fractions
@@ -175,7 +180,13 @@ def split_manifest(
         )
     if plan.split != "official":
         split[listed] = "train"
-    # Of an image of which nothing is known (multilabel) there is nothing to stratify; it may train.
+    elif shared := set(manifest["patient"][split == "test"]) & set(
+        manifest["patient"][split == "train"]
+    ) - {""}:
+        log.warning(
+            "%s patients have images in the official test list and in the training list.",
+            f"{len(shared):,}",
+        )
     rows = np.flatnonzero(split == "train")
     targets = encode_targets(list(manifest["label"].iloc[rows]), classes, multilabel=multilabel)
     groups = _groups(manifest["patient"].to_numpy(dtype=object), same_side)[rows]

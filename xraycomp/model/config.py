@@ -115,7 +115,7 @@ class TrainConfig:
     """Leave out findings with fewer labelled images (multilabel)."""
     split: Literal["fraction", "official", "chexnet"] = "fraction"
     """How the labelled images are parted: by --test-fraction and --val-fraction, by the official
-    test list (with --val-fraction of the others), or as CheXNet, 70/10/20. By patient always."""
+    test list (with --val-fraction of the others), or 70/10/20 as CheXNet. By patient always."""
     test_fraction: float = 0.0
     """Share of the labelled images kept for testing."""
     val_fraction: float = 0.1
