@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import shutil
 import time
@@ -39,7 +40,13 @@ from xraycomp.remote.client import connect
 from xraycomp.remote.credentials import winning_credential
 from xraycomp.remote.download import download
 from xraycomp.report.metrics import epoch_scores
-from xraycomp.report.results import PHANTOMS, write_results
+from xraycomp.report.results import (
+    PHANTOMS,
+    THRESHOLDS,
+    keep_thresholds,
+    result_files,
+    write_results,
+)
 from xraycomp.report.table import format_table
 
 log = logging.getLogger("xraycomp.train")  # run as a command, __name__ is __main__
@@ -231,7 +238,7 @@ def _fit(
         dataset.classes,
         config,
         run,
-        epoch_scores,
+        functools.partial(epoch_scores, multilabel=dataset.multilabel),
         deadline=deadline,
         images_after=len(dataset.ids("test")),
     )
@@ -249,9 +256,12 @@ def _finish(
     write_csv(
         run.predictions_path("val"), probability_table(dataset.ids("val"), probs, dataset.classes)
     )
-    report = write_results(run.path, competition, val.labels, probs, "validation split")
+    split = "validation split"
+    limits = keep_thresholds(run.path, competition, val.targets, probs, split, config.thresholds)
+    report = write_results(run.path, competition, val.targets, probs, split, thresholds=limits)
     log.info("\n%s\n", format_table(report))
-    files = ["config.json", "metrics.json", "roc.png", "confusion.png", "predictions/val.csv"]
+    files = ["config.json", *result_files(report), "predictions/val.csv"]
+    files += [THRESHOLDS] if limits else []
     if competition.submission:
         test = dataset.split("test")
         probs = predict_probs(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from xraycomp.console.errors import UserError
-from xraycomp.data.labels import encode_targets
+from xraycomp.data.labels import decode_targets, encode_targets
 
 CLASSES = ("Mass", "Nodule", "Hernia")
 NAN = np.nan
@@ -31,3 +31,10 @@ def test_several_labels_none_and_unknown_ones():
 def test_a_name_that_is_no_class_is_refused(label, multilabel):
     with pytest.raises(UserError, match="is none of the classes Mass, Nodule, Hernia"):
         encode_targets([label], CLASSES, multilabel=multilabel)
+
+
+def test_decoded_targets_are_read_back():
+    targets = np.array([[1, 0, 1], [0, 0, 0], [0, 1, 0]], dtype=bool)
+    labels = decode_targets(targets, CLASSES)
+    assert labels == ["Mass|Hernia", "", "Nodule"]
+    np.testing.assert_array_equal(encode_targets(labels, CLASSES, multilabel=True), targets)

@@ -40,3 +40,10 @@ def encode_targets(
             row[known[name]] = np.nan if unknown else 1.0
     targets: NDArray[np.float32] = rows[codes]
     return targets
+
+
+def decode_targets(targets: NDArray[np.bool_], classes: Sequence[str]) -> list[str]:
+    """Class names parted by ``|`` for each row of shape (n_classes,); what ``encode_targets``
+    reads back."""
+    names = np.asarray(classes, dtype=object)
+    return [SEPARATOR.join(names[row]) for row in targets]

@@ -67,6 +67,9 @@ class TrainConfig:
     """Stop after this many epochs without a better score; 0 never does."""
     monitor: Literal["val_macro_f1", "val_auroc", "val_accuracy", "val_loss"] = "val_macro_f1"
     """The score that chooses the best epoch."""
+    thresholds: Literal["f1", "youden"] = "f1"
+    """How it is chosen on validation from which probability on a finding is called: best F1, or
+    best sensitivity + specificity (Youden)."""
 
     flip: bool = True
     """Mirror half of the training images."""
@@ -125,7 +128,7 @@ class TrainConfig:
             self._check(name, getattr(self, name) >= 0, "0 or more")
         for name in ("label_smoothing", "ema_decay", "scale", "shift", "brightness", "contrast"):
             self._check(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
-        for name in ("optimizer", "schedule", "monitor"):
+        for name in ("optimizer", "schedule", "monitor", "thresholds"):
             choices = get_args(type(self).__annotations__[name])
             self._check(name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
         self._check("erasing", 0 <= self.erasing <= 1, "a probability from 0 to 1")
