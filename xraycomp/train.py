@@ -16,6 +16,7 @@ from xraycomp.data.competition import load_competition
 from xraycomp.data.dataset import Dataset, load_dataset
 from xraycomp.data.duplicates import copy_groups, count_copies, describe_copies, find_copies
 from xraycomp.data.files import write_csv
+from xraycomp.data.findings import choose_findings
 from xraycomp.data.manifest import build_manifest
 from xraycomp.data.predictions import probability_table
 from xraycomp.data.source import (
@@ -67,6 +68,8 @@ def train(config: TrainConfig) -> RunFolder:
     source = open_source(name, config.data, config.data_dir)
     if config.resume:
         run = RunFolder.open(config.resume)
+        # Which findings are classes is for the run's settings to say.
+        source = dataclasses.replace(source, competition=run.competition())
         dataset = _load(run.manifest(), source, config)
         duplicates = None
         state = _start(config, run, dataset, state_device)
@@ -77,7 +80,7 @@ def train(config: TrainConfig) -> RunFolder:
         run_name = config.name or default_name(source.competition, config)
         run = RunFolder.create(config.runs_dir / run_name, overwrite=config.overwrite)
         try:
-            dataset, duplicates = _prepare(source, config)
+            source, dataset, duplicates = _prepare(source, config)
             state = _start(config, None, dataset, state_device)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -144,35 +147,45 @@ def _load(manifest: pd.DataFrame, source: Source, config: TrainConfig) -> Datase
         source.competition.classes,
         config.data_dir / source.competition.slug / "cache",
         config.cache_size,
+        multilabel=source.competition.multilabel,
         workers=config.workers,
         skip_broken=config.skip_broken,
     )
 
 
-def _prepare(source: Source, config: TrainConfig) -> tuple[Dataset, pd.DataFrame]:
-    """List, decode, look for copies, split. Returns the data and the table of copies."""
+def _prepare(source: Source, config: TrainConfig) -> tuple[Source, Dataset, pd.DataFrame]:
+    """List, choose the findings, decode, look for copies, split.
+
+    Returns the source with the classes that are left, the data and the table of copies.
+    """
     competition = source.competition
     if competition.task == "multilabel":
         raise UserError(
             f"{competition.slug} is a multilabel competition; this version trains multiclass and "
             "binary ones."
         )
-    dataset = _load(build_manifest(competition, source.root), source, config)
+    manifest = build_manifest(competition, source.root)
+    competition, manifest = choose_findings(
+        competition,
+        manifest,
+        no_finding_class=config.no_finding_class,
+        drop_no_finding=config.drop_no_finding,
+        min_count=config.min_count,
+    )
+    source = dataclasses.replace(source, competition=competition)
+    dataset = _load(manifest, source, config)
     copies = find_copies(dataset.cache)
     groups = copy_groups(copies, len(dataset.manifest)) if config.keep_duplicates_together else None
-    manifest = dataset.manifest.assign(
-        split=split_manifest(
-            dataset.manifest,
-            competition.classes,
-            val_fraction=config.val_fraction,
-            folds=config.folds,
-            fold=config.fold,
-            seed=config.seed,
-            same_side=groups,
-        )
+    split = split_manifest(
+        dataset.manifest,
+        competition.classes,
+        config.split_plan,
+        multilabel=competition.multilabel,
+        same_side=groups,
     )
+    manifest = dataset.manifest.assign(split=split)
     described = describe_copies(copies, manifest)
-    return dataclasses.replace(dataset, manifest=manifest), described
+    return source, dataclasses.replace(dataset, manifest=manifest), described
 
 
 def _start(
@@ -249,7 +262,8 @@ def _finish(
     write_csv(
         run.predictions_path("val"), probability_table(dataset.ids("val"), probs, dataset.classes)
     )
-    report = write_results(run.path, competition, val.labels, probs, "validation split")
+    judged_on = config.split_plan.describe("val", dataset.manifest)
+    report = write_results(run.path, competition, val.labels, probs, judged_on)
     log.info("\n%s\n", format_table(report))
     files = ["config.json", "metrics.json", "roc.png", "confusion.png", "predictions/val.csv"]
     if competition.submission:

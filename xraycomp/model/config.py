@@ -2,12 +2,13 @@
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from xraycomp.console.errors import UserError
+from xraycomp.data.split import SplitPlan
 
 
 @dataclass(frozen=True)
@@ -87,10 +88,21 @@ class TrainConfig:
     mixup: float = 0.0
     """Alpha of mixup; 0 mixes nothing."""
 
+    no_finding_class: bool = False
+    """Make images without any finding a class of their own (multilabel)."""
+    drop_no_finding: bool = False
+    """Leave out images without any finding (multilabel)."""
+    min_count: int = 0
+    """Leave out findings with fewer labelled images (multilabel)."""
+    split: Literal["fraction", "official", "chexnet"] = "fraction"
+    """How the labelled images are parted: by --test-fraction and --val-fraction, by the official
+    test list (with --val-fraction of the others), or 70/10/20 as CheXNet. By patient always."""
+    test_fraction: float = 0.0
+    """Share of the labelled images kept for testing."""
     val_fraction: float = 0.1
     """Share of the labelled images kept for validation."""
     folds: int = 0
-    """Cut into this many folds instead, and validate on --fold."""
+    """Cut what is not for testing into this many folds instead, and validate on --fold."""
     fold: int = 0
     """The fold to validate on."""
     keep_duplicates_together: bool = True
@@ -121,11 +133,19 @@ class TrainConfig:
         """Raise ``UserError`` for values outside their range."""
         for name in ("image_size", "epochs", "batch_size", "accumulate"):
             self._check(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("lr", "momentum", "weight_decay", "warmup_epochs", "clip_grad", "mixup"):
+        for name in (
+            "min_count",
+            "lr",
+            "momentum",
+            "weight_decay",
+            "warmup_epochs",
+            "clip_grad",
+            "mixup",
+        ):
             self._check(name, getattr(self, name) >= 0, "0 or more")
         for name in ("label_smoothing", "ema_decay", "scale", "shift", "brightness", "contrast"):
             self._check(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
-        for name in ("optimizer", "schedule", "monitor"):
+        for name in ("optimizer", "schedule", "monitor", "split"):
             choices = get_args(type(self).__annotations__[name])
             self._check(name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
         self._check("erasing", 0 <= self.erasing <= 1, "a probability from 0 to 1")
@@ -149,6 +169,11 @@ class TrainConfig:
             raise UserError(f"--{flag} is {getattr(self, name)}; it must be {what}.")
 
     @property
+    def split_plan(self) -> SplitPlan:
+        """How the labelled images are parted."""
+        return SplitPlan(**{item.name: getattr(self, item.name) for item in fields(SplitPlan)})
+
+    @property
     def cache_size(self) -> int:
         """Side of the cached images in pixels: what evaluation resizes to before its crop."""
         return self.resize_size or round(self.image_size * 8 / 7)
@@ -164,7 +189,7 @@ class TrainConfig:
     @classmethod
     def check_recipe(cls, recipe: Mapping[str, Any], where: str) -> dict[str, Any]:
         """Return ``recipe`` as fields of the configuration, or raise ``UserError``."""
-        kinds = {field.name: _kinds(field.type) for field in dataclasses.fields(cls)}
+        kinds = {field.name: _kinds(field.type) for field in fields(cls)}
         for name, value in recipe.items():
             if name not in kinds:
                 close = get_close_matches(name, kinds, n=1)

@@ -116,7 +116,7 @@ class Loop:
         self.device = next(self.state.model.parameters()).device
         self.dtype = autocast_dtype(self.device)
         self.weights = (
-            balanced_weights(self.train.labels) if self.config.weighted_sampling else None
+            balanced_weights(self.train.targets) if self.config.weighted_sampling else None
         )
         self.targets = torch.from_numpy(self.train.targets).to(self.device)
         self.class_weights: Tensor | None = None
