@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import shutil
 import time
@@ -32,9 +33,11 @@ from xraycomp.model.config import TrainConfig
 from xraycomp.model.distributed import count_processes, is_main
 from xraycomp.model.engine import fit
 from xraycomp.model.inference import choose_device, load_best, predict_probs
+from xraycomp.model.losses import check_losses
 from xraycomp.model.processes import DeadProcessError, launch
 from xraycomp.model.run import RunFolder, default_name, read_checkpoint
 from xraycomp.model.state import TrainState, restore_state, start_state
+from xraycomp.model.stem import activation_for
 from xraycomp.model.zoo import check_input_size, create_model
 from xraycomp.remote.client import connect
 from xraycomp.remote.credentials import winning_credential
@@ -66,6 +69,7 @@ def train(config: TrainConfig) -> RunFolder:
     if name and config.data is None:
         _fetch_missing(name, config)
     source = open_source(name, config.data, config.data_dir)
+    check_losses(config, activation_for(multilabel=source.competition.multilabel))
     if config.resume:
         run = RunFolder.open(config.resume)
         # Which findings are classes is for the run's settings to say.
@@ -159,11 +163,6 @@ def _prepare(source: Source, config: TrainConfig) -> tuple[Source, Dataset, pd.D
     Returns the source with the classes that are left, the data and the table of copies.
     """
     competition = source.competition
-    if competition.task == "multilabel":
-        raise UserError(
-            f"{competition.slug} is a multilabel competition; this version trains multiclass and "
-            "binary ones."
-        )
     manifest = build_manifest(competition, source.root)
     competition, manifest = choose_findings(
         competition,
@@ -197,8 +196,10 @@ def _start(
     path = run.checkpoint if run and run.checkpoint.is_file() else None
     checkpoint = read_checkpoint(path) if path else None
     model = create_model(config.arch, len(dataset.classes), str(path) if path else config.weights)
+    model.activation = activation_for(multilabel=dataset.multilabel)
     check_input_size(model, config.image_size)
-    state = start_state(model, len(dataset.split("train")), config, device)
+    stage = checkpoint.get("stage", 0) if checkpoint else 0
+    state = start_state(model, len(dataset.split("train")), config, device, stage)
     if checkpoint:
         restore_state(state, checkpoint, str(path))
     return state
@@ -244,7 +245,7 @@ def _fit(
         dataset.classes,
         config,
         run,
-        epoch_scores,
+        functools.partial(epoch_scores, multilabel=dataset.multilabel),
         deadline=deadline,
         images_after=len(dataset.ids("test")),
     )

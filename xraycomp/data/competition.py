@@ -15,7 +15,7 @@ from xraycomp.data.toml import Reader, format_section, format_value
 BUILT_IN = Path(__file__).parent / "competitions"
 SOURCES = ("competition", "dataset", "drawn")
 TASKS = ("multiclass", "binary", "multilabel")
-METRICS = ("accuracy", "macro_f1", "auroc", "log_loss", "hard_label_auroc")
+METRICS = ("accuracy", "macro_f1", "auroc", "average_precision", "log_loss", "hard_label_auroc")
 COLUMN_CONTENTS = ("id", "label_index", "label_name")
 PROBABILITY = "probability:"
 
@@ -230,6 +230,8 @@ def _check_consistent(reader: Reader, competition: Competition) -> None:
         raise reader.error("a class cannot be called image, the id column of prediction tables")
     if competition.task == "binary" and len(competition.classes) != 2:
         raise reader.error("task is binary but classes does not name exactly two")
+    if competition.metric == "hard_label_auroc" and competition.task == "multilabel":
+        raise reader.error("metric hard_label_auroc is for one class an image, not for multilabel")
     if competition.metric == "hard_label_auroc" and not competition.positive:
         raise reader.error("metric hard_label_auroc needs the key positive")
     _check_table(reader, competition)

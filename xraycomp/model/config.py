@@ -9,6 +9,7 @@ from typing import Any, Literal, Self, get_args
 
 from xraycomp.console.errors import UserError
 from xraycomp.data.split import SplitPlan
+from xraycomp.model.stages import ALL, Stage, parse_stages
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,26 @@ class TrainConfig:
     """Course of the learning rate; step divides it by 10 at a half and at three quarters."""
     warmup_epochs: float = 1.0
     """Epochs of linear warm-up (cosine, step, constant)."""
+    stages: str = ""
+    """Train in stages in place of --lr and --epochs: "layers:lr:epochs[:loss] ...". Layers: head,
+    all, or the name of a layer of the network; it and all after it learn, the rest is frozen."""
+
+    loss: Literal["auto", "cross_entropy", "bce", "weighted_bce", "focal", "asymmetric"] = "auto"
+    """auto: cross_entropy for one class an image, bce for findings; focal is for both."""
+    gamma: float = 2.0
+    """How strongly focal plays down what is already right."""
+    alpha: float = 0.25
+    """Weight in focal of findings that are there; those that are not have 1 - alpha."""
+    gamma_neg: float = 4.0
+    """The gamma of asymmetric for findings that are not there."""
+    gamma_pos: float = 1.0
+    """The gamma of asymmetric for findings that are there."""
+    margin: float = 0.05
+    """Probability below which findings that are not there cost asymmetric nothing."""
+    max_weight: float = 20.0
+    """Largest weight in weighted_bce, which balances the images with and without a finding."""
     label_smoothing: float = 0.05
-    """Share of each label given to all classes."""
+    """Share of each label given to all classes; for findings, to there and not there."""
     class_weights: bool = False
     """Weight the loss by inverse class frequency (in place of --weighted-sampling, as a rule)."""
     weighted_sampling: bool = True
@@ -134,18 +153,16 @@ class TrainConfig:
         for name in ("image_size", "epochs", "batch_size", "accumulate"):
             self._check(name, getattr(self, name) >= 1, "at least 1")
         for name in (
-            "min_count",
-            "lr",
-            "momentum",
-            "weight_decay",
-            "warmup_epochs",
-            "clip_grad",
-            "mixup",
+            *("min_count", "lr", "momentum", "weight_decay", "warmup_epochs", "clip_grad"),
+            *("gamma", "gamma_neg", "gamma_pos", "mixup"),
         ):
             self._check(name, getattr(self, name) >= 0, "0 or more")
         for name in ("label_smoothing", "ema_decay", "scale", "shift", "brightness", "contrast"):
             self._check(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
-        for name in ("optimizer", "schedule", "monitor", "split"):
+        self._check("margin", 0 <= self.margin < 1, "at least 0 and below 1")
+        self._check("alpha", 0 <= self.alpha <= 1, "from 0 to 1")
+        self._check("max_weight", self.max_weight > 0, "more than 0")
+        for name in ("optimizer", "schedule", "monitor", "loss", "split"):
             choices = get_args(type(self).__annotations__[name])
             self._check(name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
         self._check("erasing", 0 <= self.erasing <= 1, "a probability from 0 to 1")
@@ -162,6 +179,12 @@ class TrainConfig:
             self._check("devices", self.devices >= 1, "at least 1")
         if self.workers is not None:
             self._check("workers", self.workers >= 1, "at least 1")
+        losses = get_args(type(self).__annotations__["loss"])
+        for stage in parse_stages(self.stages, self.loss):
+            if stage.loss not in losses:
+                raise UserError(
+                    f"--stages: there is no loss {stage.loss!r}; use one of {', '.join(losses)}."
+                )
 
     def _check(self, name: str, holds: bool, what: str) -> None:
         if not holds:
@@ -177,6 +200,11 @@ class TrainConfig:
     def cache_size(self) -> int:
         """Side of the cached images in pixels: what evaluation resizes to before its crop."""
         return self.resize_size or round(self.image_size * 8 / 7)
+
+    def training_stages(self) -> tuple[Stage, ...]:
+        """The stages in their order, at least one: without --stages the whole network is one."""
+        whole = Stage(ALL, self.lr, self.epochs, self.loss)
+        return parse_stages(self.stages, self.loss) or (whole,)
 
     @classmethod
     def from_recipe(cls, recipe: Mapping[str, Any], where: str, **given: Any) -> Self:
