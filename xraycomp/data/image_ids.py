@@ -7,6 +7,8 @@ import pandas as pd
 from xraycomp.console.errors import UserError, listing
 from xraycomp.data.manifest import IMAGE_SUFFIXES
 
+_DECIMAL = r"-?\d*\.\d+([eE]-?\d+)?"
+
 
 def image_key(name: str, *, folders: bool = True) -> str:
     """An image's name without the suffix of an image file, and without folders on request."""
@@ -45,6 +47,8 @@ def match_ids(
                 found = (not (is_counter or other_counter), shared)
                 if shared and found > merit:
                     best, merit = (one, other), found
+        if best is not None and merit == (True, best[0].nunique()):
+            break  # every image is found with its folders
     if best is None:
         raise UserError(
             f"No column of {predictions} ({listing(list(scores.columns), 12)}) names images of "
@@ -64,6 +68,8 @@ def _keys(
         )
     found = []
     for name in [wanted] if wanted else table.columns:
+        if not wanted and table[name].iloc[:50].str.fullmatch(_DECIMAL).all():
+            continue  # probabilities, of which there may be many
         keys = table[name].map(lambda cell: image_key(cell, folders=folders))
         numbers = range(len(keys) + 1)
         counter = list(keys) in ([*map(str, numbers[:-1])], [*map(str, numbers[1:])])
