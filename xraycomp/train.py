@@ -6,6 +6,7 @@ import logging
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pandas as pd
 import torch
@@ -27,6 +28,8 @@ from xraycomp.data.source import (
 )
 from xraycomp.data.split import split_manifest
 from xraycomp.data.submission import expected_ids, write_submission
+from xraycomp.model.body import count_codes
+from xraycomp.model.codes import fit_head
 from xraycomp.model.config import TrainConfig
 from xraycomp.model.distributed import count_processes, is_main
 from xraycomp.model.engine import fit
@@ -34,6 +37,7 @@ from xraycomp.model.inference import choose_device, load_best, predict_probs
 from xraycomp.model.processes import DeadProcessError, launch
 from xraycomp.model.run import RunFolder, default_name, read_checkpoint
 from xraycomp.model.state import TrainState, restore_state, start_state
+from xraycomp.model.stem import GrayModel
 from xraycomp.model.zoo import check_input_size, create_model
 from xraycomp.remote.client import connect
 from xraycomp.remote.credentials import winning_credential
@@ -67,9 +71,10 @@ def train(config: TrainConfig) -> RunFolder:
     source = open_source(name, config.data, config.data_dir)
     if config.resume:
         run = RunFolder.open(config.resume)
+        model, saved = _create(config, run, source.competition.classes)
         dataset = _load(run.manifest(), source, config)
         duplicates = None
-        state = _start(config, run, dataset, state_device)
+        state = _start(model, saved, config, run, dataset, state_device)
         if run.checkpoint.is_file():
             epoch, step = state.epoch + 1, state.progress.step
             log.info("Continuing %s at epoch %d, step %d.", run.checkpoint, epoch, step)
@@ -77,8 +82,10 @@ def train(config: TrainConfig) -> RunFolder:
         run_name = config.name or default_name(source.competition, config)
         run = RunFolder.create(config.runs_dir / run_name, overwrite=config.overwrite)
         try:
+            # First, since this is where an unknown architecture shows; decoding takes long.
+            model, _ = _create(config, run, source.competition.classes, anew=True)
             dataset, duplicates = _prepare(source, config)
-            state = _start(config, None, dataset, state_device)
+            state = _start(model, None, config, run, dataset, state_device)
         except BaseException:
             with contextlib.suppress(OSError):
                 run.path.rmdir()  # only if nothing is in it
@@ -103,6 +110,12 @@ def train(config: TrainConfig) -> RunFolder:
             next(state.model.parameters()).device if processes == 1 else f"{processes} devices",
             f"{len(dataset.split('val')):,}",
         )
+        if config.codes_epochs and not run.checkpoint.is_file():
+            train_set, val_set = dataset.split("train"), dataset.split("val")
+            fit_head(
+                state, train_set, val_set, dataset.cache, dataset.classes, config, run,
+                epoch_scores, device, deadline=deadline,
+            )  # fmt: skip
         if processes == 1:
             _fit(state, config, run, dataset, deadline)
         else:
@@ -175,19 +188,33 @@ def _prepare(source: Source, config: TrainConfig) -> tuple[Dataset, pd.DataFrame
     return dataclasses.replace(dataset, manifest=manifest), described
 
 
-def _start(
-    config: TrainConfig, run: RunFolder | None, dataset: Dataset, device: torch.device
-) -> TrainState:
-    """The network and what trains it: new, or as the checkpoint of ``run`` has it."""
+def _create(
+    config: TrainConfig, run: RunFolder, classes: tuple[str, ...], *, anew: bool = False
+) -> tuple[GrayModel, dict[str, Any] | None]:
+    """The network, seen to take images of this size, and the checkpoint of ``run`` that it is from;
+    ``anew``, or where the run was stopped before its first checkpoint, a new network and None."""
     torch.manual_seed(config.seed)
-    # A run that was stopped before its first checkpoint starts again.
-    path = run.checkpoint if run and run.checkpoint.is_file() else None
-    checkpoint = read_checkpoint(path) if path else None
-    model = create_model(config.arch, len(dataset.classes), str(path) if path else config.weights)
+    saved = None if anew or not run.checkpoint.is_file() else read_checkpoint(run.checkpoint)
+    weights = str(run.checkpoint) if saved else config.weights
+    model = create_model(config.arch, len(classes), weights, pool=config.pool, hidden=config.head)
+    if config.codes_epochs:
+        count_codes(model.body, model.parts, model.arch)
     check_input_size(model, config.image_size)
+    return model, saved
+
+
+def _start(
+    model: GrayModel,
+    saved: dict[str, Any] | None,
+    config: TrainConfig,
+    run: RunFolder,
+    dataset: Dataset,
+    device: torch.device,
+) -> TrainState:
+    """``model`` and what trains it: new, or as the checkpoint ``saved`` of ``run`` has it."""
     state = start_state(model, len(dataset.split("train")), config, device)
-    if checkpoint:
-        restore_state(state, checkpoint, str(path))
+    if saved:
+        restore_state(state, saved, str(run.checkpoint))
     return state
 
 
@@ -210,7 +237,8 @@ def _fit_share(
 ) -> None:
     """What each of several processes does; the one that launched them waits."""
     logging.disable()  # the launching process has said this already
-    state = _start(config, run, dataset, device)
+    model, saved = _create(config, run, dataset.classes)
+    state = _start(model, saved, config, run, dataset, device)
     logging.disable(logging.NOTSET)
     if is_main():
         run.log_to_file()  # until this process ends

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self, get_args, get_origin
 
 from xraycomp.console.errors import UserError
+from xraycomp.model.pooling import Pool
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,15 @@ class TrainConfig:
     """Any torchvision classifier, or timm:<name>."""
     weights: str = "none"
     """none, imagenet, or the path of a .pth, .pt or .safetensors file."""
+    pool: Pool = ""
+    """How the last feature map is pooled: avg, max or attention. Default: the network's own way."""
+    head: tuple[int, ...] = ()
+    """Widths of new layers before the classifier's last one, such as 512 256 128."""
+    codes_epochs: int = 0
+    """First train the head alone for this many epochs, on codes: the features that the body, as
+    --weights has it, gives for each image, computed once. Then --epochs train the whole network."""
+    codes_passes: int = 0
+    """Augmented copies of each training image, mirrored ones among them, that get codes too."""
     image_size: int = 224
     """Side of the square that the network sees, in pixels."""
     resize_size: int | None = None
@@ -121,13 +131,19 @@ class TrainConfig:
         """Raise ``UserError`` for values outside their range."""
         for name in ("image_size", "epochs", "batch_size", "accumulate"):
             self._check(name, getattr(self, name) >= 1, "at least 1")
+        object.__setattr__(self, "head", tuple(self.head))  # JSON and TOML have lists
+        widths = all(type(width) is int and width >= 1 for width in self.head)
+        self._check("head", widths, "a list of widths of at least 1")
+        for name in ("codes_epochs", "codes_passes"):
+            self._check(name, getattr(self, name) >= 0, "0 or more")
         for name in ("lr", "momentum", "weight_decay", "warmup_epochs", "clip_grad", "mixup"):
             self._check(name, getattr(self, name) >= 0, "0 or more")
         for name in ("label_smoothing", "ema_decay", "scale", "shift", "brightness", "contrast"):
             self._check(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
-        for name in ("optimizer", "schedule", "monitor"):
+        for name in ("optimizer", "schedule", "monitor", "pool"):
             choices = get_args(type(self).__annotations__[name])
-            self._check(name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
+            named = ", ".join(filter(None, choices))
+            self._check(name, getattr(self, name) in choices, f"one of {named}")
         self._check("erasing", 0 <= self.erasing <= 1, "a probability from 0 to 1")
         self._check("seed", self.seed >= 0, "0 or more")
         if self.name is not None:
@@ -196,5 +212,7 @@ class TrainConfig:
 
 def _kinds(annotation: Any) -> tuple[type, ...]:
     """The types that a field of that annotation takes: those of its choices, if it has any."""
+    if get_origin(annotation) is tuple:
+        return (list,)
     options = get_args(annotation) or (annotation,)
     return tuple(option if isinstance(option, type) else type(option) for option in options)

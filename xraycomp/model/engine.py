@@ -88,7 +88,7 @@ def fit(
                 loop.save()
             where = f"in epoch {state.epoch + 1} after {state.progress.step} steps"
             where = f"after epoch {state.epoch}" if whole else where
-            again = f"python -m xraycomp.train --resume {run.path}"
+            again = f"python -m xraycomp.train --resume {config.resume or run.path}"
             # Also waits until the main process has saved.
             if number := largest(stop.signal_number):
                 raise Stopped(f"Stopped {where}. Go on with: {again}", number)

@@ -14,7 +14,10 @@ mean and deviation every b_c is 0, and a stem of one channel is exact.
 import torch
 from torch import Tensor, nn
 
+from xraycomp.model.body import BodyParts
+
 Channels = tuple[float, float, float]
+NO_PARTS = BodyParts()
 
 
 class GrayModel(nn.Module):
@@ -28,15 +31,25 @@ class GrayModel(nn.Module):
     arch : the name that `create_model` built it from
     mean, std : the two scalars, kept in checkpoints beside the state dict
     planes : 1 if the stem reads the image alone, 2 if it also reads a plane of ones
+    parts : where in the body the last feature map and the codes are
     """
 
-    def __init__(self, body: nn.Module, arch: str, mean: float, std: float, planes: int) -> None:
+    def __init__(
+        self,
+        body: nn.Module,
+        arch: str,
+        mean: float,
+        std: float,
+        planes: int,
+        parts: BodyParts = NO_PARTS,
+    ) -> None:
         super().__init__()
         self.body = body
         self.arch = arch
         self.mean = mean
         self.std = std
         self.planes = planes
+        self.parts = parts
 
     def forward(self, images: Tensor) -> Tensor:
         # The ones are added here and not at the convolution: whatever pads or resizes the image on
