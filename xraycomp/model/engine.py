@@ -304,7 +304,7 @@ class Loop:
             "std": judged.std,
             "classes": list(self.classes),
             "config": self.config.to_json(),
-            "epoch": self.state.epoch + 1,
+            "epoch": self.state.best_epoch + 1,  # 0: what there was before the first whole one
         }
         save_checkpoint(self.run.best, content)
 
