@@ -167,7 +167,8 @@ def job(tmp_path_factory, draw_film):
     text = (
         f"--data {desk / 'films'} --data-dir {desk / 'data'} --arch timm:resnet10t "
         "--pool attention --head 16 8 --image-size 32 --batch-size 8 --epochs 1 "
-        "--lr 0.05 --codes-epochs 4 --codes-passes 1 --ema-decay 0.5 --device cpu --val-fraction 0.2"
+        "--lr 0.05 --codes-epochs 4 --codes-passes 1 --ema-decay 0.5 "
+        "--device cpu --val-fraction 0.2"
     )
     return desk, text.split()
 
