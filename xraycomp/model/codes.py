@@ -101,10 +101,10 @@ def build_codes(
             np.lib.format.write_array_header_1_0(file, header)
             _write_codes(file.write, model, cache, rows, config, device, deadline)
     log.info(
-        "Codes: %s features of %s images%s %s (%s).",
+        "Codes: %s features of %s images, augmented passes: %d; %s (%s).",
         f"{n_features:,}",
         f"{len(rows):,}",
-        f", {config.codes_passes} augmented passes," if config.codes_passes else "",
+        config.codes_passes,
         "found" if found else f"computed in {time.monotonic() - began:.1f} s",
         path,
     )
@@ -216,7 +216,7 @@ def fit_head(
     if head_run.checkpoint.is_file():
         saved = read_checkpoint(head_run.checkpoint)
         restore_state(head_state, saved, str(head_run.checkpoint))
-    log.info("Training the head on codes, then the whole network.")
+    log.info("First the head alone is trained, on codes.")
     fit(
         head_state,
         coded_train,
@@ -235,6 +235,11 @@ def fit_head(
     whole = Loop(state, train, val, classes, config, run, score)
     whole.save_best()
     whole.save()
+    log.info(
+        "The head's best %s is %.4f. Now the whole network is trained.",
+        config.monitor,
+        abs(state.best),  # a loss is kept with its sign turned
+    )
 
 
 def _key(model: GrayModel, rows: NDArray[np.int64], config: TrainConfig, dtype: torch.dtype) -> str:
