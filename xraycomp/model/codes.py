@@ -235,11 +235,9 @@ def fit_head(
     whole = Loop(state, train, val, classes, config, run, score)
     whole.save_best()
     whole.save()
-    log.info(
-        "The head's best %s is %.4f. Now the whole network is trained.",
-        config.monitor,
-        abs(state.best),  # a loss is kept with its sign turned
-    )
+    if head_state.best_epoch >= 0:  # else the deadline came before
+        best = abs(state.best)  # a loss is kept with its sign turned
+        log.info("The head's best %s is %.4f. Next, the whole network.", config.monitor, best)
 
 
 def _key(model: GrayModel, rows: NDArray[np.int64], config: TrainConfig, dtype: torch.dtype) -> str:
