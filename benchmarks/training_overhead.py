@@ -51,7 +51,7 @@ def main() -> None:
         torch.manual_seed(0)
         state = start_state(create_model(config.arch, len(CLASSES)), len(train), config, device)
         run = RunFolder.create(Path(scratch, "run"))
-        loop = Loop(state, train, train, CLASSES, config, run, lambda labels, probs: {})
+        loop = Loop(state, train, train, CLASSES, config, run, lambda targets, probs: {})
         batches = list(whole_batches(epoch_order(len(train), None, 0, 0), args.batch_size))
 
         bare = start_state(create_model(config.arch, len(CLASSES)), len(train), config, device)

@@ -9,9 +9,11 @@ import pytest
 
 from xraycomp.data.cache import build_cache
 from xraycomp.data.duplicates import copy_groups, find_copies
+from xraycomp.data.findings import choose_findings
+from xraycomp.data.labels import encode_targets
 from xraycomp.data.manifest import build_manifest
 from xraycomp.data.source import open_source
-from xraycomp.data.split import split_manifest
+from xraycomp.data.split import SplitPlan, split_manifest
 from xraycomp.data.submission import expected_ids
 from xraycomp.train import main
 
@@ -70,10 +72,31 @@ def test_pediatric_pneumonia_keeps_patients_and_copies_on_one_side(tmp_path: Pat
     assert (copies["kind"] == "exact").sum() == 32
     groups = copy_groups(copies, len(manifest))
     split = split_manifest(
-        manifest, source.competition.classes, val_fraction=0.1, same_side=groups
+        manifest, source.competition.classes, SplitPlan(val_fraction=0.1), same_side=groups
     ).to_numpy()
     patients = manifest["patient"].to_numpy()
     val, train = split == "val", split == "train"
     assert not set(patients[val]) & set(patients[train])
     assert not set(groups[val]) & set(groups[train])
     assert np.isclose(val.sum() / labelled.sum(), 0.1, atol=0.01)
+
+
+def test_the_nih_set_splits_by_its_official_lists_and_by_patient(tmp_path: Path) -> None:
+    source = open_source(None, pack("nih-chest-xrays.zip"), tmp_path)
+    competition = source.competition
+    manifest = build_manifest(competition, source.root)
+    assert manifest["split"].value_counts().to_dict() == {"train": 1396, "test": 307}
+    assert manifest["patient"].nunique() == 1613
+    targets = encode_targets(list(manifest["label"]), competition.classes, multilabel=True)
+    assert (targets.sum(axis=1) == 0).sum() == 692
+    counts = dict(zip(competition.classes, targets.sum(axis=0).astype(int), strict=True))
+    assert (counts["Infiltration"], counts["Nodule"], counts["Hernia"]) == (309, 141, 22)
+    for plan in (SplitPlan("official"), SplitPlan("chexnet")):
+        split = split_manifest(manifest, competition.classes, plan, multilabel=True)
+        assert (split.groupby(manifest["patient"]).nunique() == 1).all()
+        for part in ("train", "val", "test"):
+            assert targets[split == part].sum(axis=0).min() >= 2
+        official = np.array_equal(split == "test", manifest["split"] == "test")
+        assert official == (plan.split == "official")
+    chosen, _ = choose_findings(competition, manifest, min_count=50)
+    assert set(competition.classes) - set(chosen.classes) == {"Pneumonia", "Edema", "Hernia"}

@@ -364,7 +364,10 @@ def test_a_kernels_version_is_submitted_with_the_runs_scores(kaggle, run):
     flags = ("--kernel", "ada/demo", "--kernel-version", 1, "--file", "submission.csv")
     flags += ("--competition", SLUG, "--poll", 0.05)
     assert run(*flags, "--dry-run")[0] == 0
+    code, said = run(*flags)
+    assert code == 1 and "is submitted with --send" in said
     assert kaggle.submissions == []
+    flags += ("--send",)
     code, said = run(*flags, "--run", "runs/A")
     assert code == 0 and "public score 0.75000" in said
     [row] = rows()
@@ -417,7 +420,7 @@ def test_ctrl_c_while_waiting_loses_nothing(kaggle, desk, run):
     assert process.returncode == 130
     said = os.read(terminal, 100_000).decode()
     os.close(terminal)
-    assert f"Submission {kaggle.submissions[0].ref}: PENDING, 00:01" in said
+    assert f"Submission {kaggle.submissions[0].ref}: pending [00:01]" in said
     last = said.strip().splitlines()[-1]
     assert re.search(f"^Stopped waiting.*--sync --competition {SLUG}", last)
     kaggle.submissions[0].pending = 0

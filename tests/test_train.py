@@ -61,6 +61,7 @@ lr = 0.05
 """
 METRICS_COLUMNS = [
     "epoch",
+    "stage",
     "seconds",
     "data_seconds",
     "images_per_second",

@@ -59,7 +59,7 @@ def evaluate(config: EvaluateConfig) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     labels = pd.Categorical(truth, categories=list(competition.classes)).codes.astype("int64")
     probs = table.loc[truth.index, list(competition.classes)].to_numpy()
-    split = "validation split" if config.split == "val" else "training split (seen in training)"
+    split = run.config().split_plan.describe(config.split, manifest)
     report = write_results(folder, competition, labels, probs, split)
     log.info("\n%s\n", format_table(report))
     log.info("Wrote %s: metrics.json, roc.png, confusion.png.", folder)

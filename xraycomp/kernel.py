@@ -76,6 +76,11 @@ def kernel(config: KernelConfig) -> None:
 
     Raises ``UserError`` for everything that the user can mend.
     """
+    for name in ("poll", "timeout"):
+        if not getattr(config, name) > 0:
+            raise UserError(f"--{name} is {getattr(config, name)}; it must be above 0.")
+    if config.images < 6:
+        raise UserError(f"--images is {config.images}; a rehearsal needs at least 6.")
     for folder in find_kernels(config.name, config.kernels_dir):
         if config.owner:
             write_owner(folder, config.owner)
@@ -179,7 +184,8 @@ def pull_kernel(config: KernelConfig, folder: Path) -> None:
 
 def run_kernel(config: KernelConfig, folder: Path) -> None:
     """The whole way: rehearse, push, wait, pull."""
-    rehearse_kernel(config, folder)
+    with connect():  # without credentials there is no sense in rehearsing
+        rehearse_kernel(config, folder)
     push_kernel(config, folder)
     wait_for_kernel(config, folder)
     pull_kernel(config, folder)

@@ -48,7 +48,7 @@ class SubmitConfig:
     """Send the checked file to Kaggle. Refused where no submission is left today, where the same
     file was sent before, and where no validation score says how good it is."""
     dry_run: bool = False
-    """Do everything that --send (or --kernel) does, but send nothing."""
+    """Do everything that --send does, but send nothing."""
     message: str | None = None
     """The submission's description on Kaggle. Default: the run's name."""
     competition: str | None = None
@@ -66,8 +66,8 @@ class SubmitConfig:
     """Longest pause between two looks for the score, in seconds."""
 
     kernel: str | None = None
-    """Code competitions: submit the output of this kernel (owner/slug) in place of a local file.
-    This sends, also without --send; a run given with --run lends its validation score."""
+    """Code competitions: submit the output of this kernel (owner/slug) in place of a local file. A
+    run given with --run lends its validation score."""
     kernel_version: int | None = None
     """The version of the kernel, as its push reported it."""
     file: str = "submission.csv"
@@ -102,7 +102,10 @@ def submit(config: SubmitConfig) -> Path | None:
             _list(competition, book)
         return book
     if config.kernel:
-        return _dispatch(config, _kernel_parcel(config, run), book)
+        parcel = _kernel_parcel(config, run)
+        if not (config.send or config.dry_run):
+            raise UserError(f"Nothing was sent: {parcel.name} is submitted with --send.")
+        return _dispatch(config, parcel, book)
     if run is None:
         raise UserError(
             f"Say what to submit with --run runs/NAME, or use --list or --sync. See {PROG} --help."

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import shutil
 import time
@@ -17,6 +18,7 @@ from xraycomp.data.competition import load_competition
 from xraycomp.data.dataset import Dataset, load_dataset
 from xraycomp.data.duplicates import copy_groups, count_copies, describe_copies, find_copies
 from xraycomp.data.files import write_csv
+from xraycomp.data.findings import choose_findings
 from xraycomp.data.manifest import build_manifest
 from xraycomp.data.predictions import probability_table
 from xraycomp.data.source import (
@@ -34,10 +36,11 @@ from xraycomp.model.config import TrainConfig
 from xraycomp.model.distributed import count_processes, is_main
 from xraycomp.model.engine import fit
 from xraycomp.model.inference import choose_device, load_best, predict_probs
+from xraycomp.model.losses import check_losses
 from xraycomp.model.processes import DeadProcessError, launch
 from xraycomp.model.run import RunFolder, default_name, read_checkpoint
 from xraycomp.model.state import TrainState, restore_state, start_state
-from xraycomp.model.stem import GrayModel
+from xraycomp.model.stem import GrayModel, activation_for
 from xraycomp.model.zoo import check_input_size, create_model
 from xraycomp.remote.client import connect
 from xraycomp.remote.credentials import winning_credential
@@ -69,9 +72,13 @@ def train(config: TrainConfig) -> RunFolder:
     if name and config.data is None:
         _fetch_missing(name, config)
     source = open_source(name, config.data, config.data_dir)
+    check_losses(config, activation_for(multilabel=source.competition.multilabel))
     if config.resume:
         run = RunFolder.open(config.resume)
-        model, saved = _create(config, run, source.competition.classes)
+        # Which findings are classes is for the run's settings to say.
+        source = dataclasses.replace(source, competition=run.competition())
+        competition = source.competition
+        model, saved = _create(config, run, competition.classes, competition.multilabel)
         dataset = _load(run.manifest(), source, config)
         duplicates = None
         state = _start(model, saved, config, run, dataset, state_device)
@@ -82,9 +89,11 @@ def train(config: TrainConfig) -> RunFolder:
         run_name = config.name or default_name(source.competition, config)
         run = RunFolder.create(config.runs_dir / run_name, overwrite=config.overwrite)
         try:
+            source, manifest = _list(source, config)
+            competition = source.competition
             # First, since this is where an unknown architecture shows; decoding takes long.
-            model, _ = _create(config, run, source.competition.classes, anew=True)
-            dataset, duplicates = _prepare(source, config)
+            model, _ = _create(config, run, competition.classes, competition.multilabel, anew=True)
+            dataset, duplicates = _prepare(source, manifest, config)
             state = _start(model, None, config, run, dataset, state_device)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -112,10 +121,19 @@ def train(config: TrainConfig) -> RunFolder:
         )
         if config.codes_epochs and not run.checkpoint.is_file():
             train_set, val_set = dataset.split("train"), dataset.split("val")
+            score = functools.partial(epoch_scores, multilabel=dataset.multilabel)
             fit_head(
-                state, train_set, val_set, dataset.cache, dataset.classes, config, run,
-                epoch_scores, device, deadline=deadline,
-            )  # fmt: skip
+                state,
+                train_set,
+                val_set,
+                dataset.cache,
+                dataset.classes,
+                config,
+                run,
+                score,
+                device,
+                deadline=deadline,
+            )
         if processes == 1:
             _fit(state, config, run, dataset, deadline)
         else:
@@ -157,39 +175,53 @@ def _load(manifest: pd.DataFrame, source: Source, config: TrainConfig) -> Datase
         source.competition.classes,
         config.data_dir / source.competition.slug / "cache",
         config.cache_size,
+        multilabel=source.competition.multilabel,
         workers=config.workers,
         skip_broken=config.skip_broken,
     )
 
 
-def _prepare(source: Source, config: TrainConfig) -> tuple[Dataset, pd.DataFrame]:
-    """List, decode, look for copies, split. Returns the data and the table of copies."""
+def _list(source: Source, config: TrainConfig) -> tuple[Source, pd.DataFrame]:
+    """List the images and choose the findings: the source with the classes that are left."""
     competition = source.competition
-    if competition.task == "multilabel":
-        raise UserError(
-            f"{competition.slug} is a multilabel competition; this version trains multiclass and "
-            "binary ones."
-        )
-    dataset = _load(build_manifest(competition, source.root), source, config)
+    manifest = build_manifest(competition, source.root)
+    competition, manifest = choose_findings(
+        competition,
+        manifest,
+        no_finding_class=config.no_finding_class,
+        drop_no_finding=config.drop_no_finding,
+        min_count=config.min_count,
+    )
+    return dataclasses.replace(source, competition=competition), manifest
+
+
+def _prepare(
+    source: Source, manifest: pd.DataFrame, config: TrainConfig
+) -> tuple[Dataset, pd.DataFrame]:
+    """Decode, look for copies, split. Returns the data and the table of copies."""
+    competition = source.competition
+    dataset = _load(manifest, source, config)
     copies = find_copies(dataset.cache)
     groups = copy_groups(copies, len(dataset.manifest)) if config.keep_duplicates_together else None
-    manifest = dataset.manifest.assign(
-        split=split_manifest(
-            dataset.manifest,
-            competition.classes,
-            val_fraction=config.val_fraction,
-            folds=config.folds,
-            fold=config.fold,
-            seed=config.seed,
-            same_side=groups,
-        )
+    split = split_manifest(
+        dataset.manifest,
+        competition.classes,
+        config.split_plan,
+        multilabel=competition.multilabel,
+        same_side=groups,
     )
+    manifest = dataset.manifest.assign(split=split)
     described = describe_copies(copies, manifest)
     return dataclasses.replace(dataset, manifest=manifest), described
 
 
 def _create(
-    config: TrainConfig, run: RunFolder, classes: tuple[str, ...], *, anew: bool = False
+    config: TrainConfig,
+    run: RunFolder,
+    classes: tuple[str, ...],
+    multilabel: bool,
+    *,
+    anew: bool = False,
 ) -> tuple[GrayModel, dict[str, Any] | None]:
     """The network, seen to take images of this size, and the checkpoint of ``run`` that it is from;
     ``anew``, or where the run was stopped before its first checkpoint, a new network and None."""
@@ -197,6 +229,7 @@ def _create(
     saved = None if anew or not run.checkpoint.is_file() else read_checkpoint(run.checkpoint)
     weights = str(run.checkpoint) if saved else config.weights
     model = create_model(config.arch, len(classes), weights, pool=config.pool, hidden=config.head)
+    model.activation = activation_for(multilabel=multilabel)
     if config.codes_epochs:
         count_codes(model.body, model.parts, model.arch)
     check_input_size(model, config.image_size)
@@ -212,7 +245,8 @@ def _start(
     device: torch.device,
 ) -> TrainState:
     """``model`` and what trains it: new, or as the checkpoint ``saved`` of ``run`` has it."""
-    state = start_state(model, len(dataset.split("train")), config, device)
+    stage = saved.get("stage", 0) if saved else 0
+    state = start_state(model, len(dataset.split("train")), config, device, stage)
     if saved:
         restore_state(state, saved, str(run.checkpoint))
     return state
@@ -237,7 +271,7 @@ def _fit_share(
 ) -> None:
     """What each of several processes does; the one that launched them waits."""
     logging.disable()  # the launching process has said this already
-    model, saved = _create(config, run, dataset.classes)
+    model, saved = _create(config, run, dataset.classes, dataset.multilabel)
     state = _start(model, saved, config, run, dataset, device)
     logging.disable(logging.NOTSET)
     if is_main():
@@ -259,7 +293,7 @@ def _fit(
         dataset.classes,
         config,
         run,
-        epoch_scores,
+        functools.partial(epoch_scores, multilabel=dataset.multilabel),
         deadline=deadline,
         images_after=len(dataset.ids("test")),
     )
@@ -277,7 +311,8 @@ def _finish(
     write_csv(
         run.predictions_path("val"), probability_table(dataset.ids("val"), probs, dataset.classes)
     )
-    report = write_results(run.path, competition, val.labels, probs, "validation split")
+    judged_on = config.split_plan.describe("val", dataset.manifest)
+    report = write_results(run.path, competition, val.labels, probs, judged_on)
     log.info("\n%s\n", format_table(report))
     files = ["config.json", "metrics.json", "roc.png", "confusion.png", "predictions/val.csv"]
     if competition.submission:

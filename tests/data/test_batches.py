@@ -7,10 +7,11 @@ from scipy.stats import chisquare
 from xraycomp.data.batches import balanced_weights, epoch_order, whole_batches
 
 LABELS = np.repeat([0, 1, 2, 3], [20, 100, 380, 1500])
+TARGETS = np.eye(4, dtype=np.float32)[LABELS]
 
 
 def test_balanced_weights_draw_every_class_and_every_image_of_a_class_alike():
-    weights = balanced_weights(LABELS)
+    weights = balanced_weights(TARGETS)
     assert weights.sum() == pytest.approx(1)
     drawn = np.concatenate([epoch_order(len(LABELS), weights, 0, epoch) for epoch in range(40)])
     assert chisquare(np.bincount(LABELS[drawn])).pvalue > 1e-4
@@ -19,8 +20,23 @@ def test_balanced_weights_draw_every_class_and_every_image_of_a_class_alike():
 
 
 def test_a_class_that_is_absent_takes_no_weight():
-    weights = balanced_weights(np.array([0, 0, 2]))
+    weights = balanced_weights(np.eye(3)[[0, 0, 2]])
     assert weights == pytest.approx([0.25, 0.25, 0.5])
+
+
+def test_an_image_of_several_classes_is_drawn_for_its_rarest_and_none_is_a_class():
+    # Columns: common, rare, middle. Rows: 4 with the common one only, one with it and the rare one,
+    # two of the middle one (one is unknown elsewhere), 3 with none.
+    nan = np.nan
+    targets = np.array(
+        [*[[1, 0, 0]] * 4, [1, 1, 0], [1, nan, 1], [0, 0, 1], *[[0, 0, nan]] * 3], dtype=np.float32
+    )
+    weights = balanced_weights(targets)
+    assert weights == pytest.approx([*[1 / 16] * 4, 1 / 4, 1 / 8, 1 / 8, *[1 / 12] * 3])
+
+
+def test_images_of_which_all_have_a_class_leave_no_weight_for_none():
+    assert balanced_weights(np.array([[1, 0], [1, 1]])) == pytest.approx([0.5, 0.5])
 
 
 def test_without_weights_each_image_comes_once():
@@ -29,7 +45,7 @@ def test_without_weights_each_image_comes_once():
     assert list(order) != list(range(1000))
 
 
-@pytest.mark.parametrize("weights", [None, balanced_weights(LABELS)])
+@pytest.mark.parametrize("weights", [None, balanced_weights(TARGETS)])
 def test_the_order_depends_on_seed_and_epoch_alone(weights):
     def order(seed, epoch):
         return epoch_order(len(LABELS), weights, seed, epoch).tolist()

@@ -69,19 +69,49 @@ flip = false
 arch = "resnet18"
 """
 
+FINDINGS = """
+slug = "findings"
+source = "dataset"
+task = "multilabel"
+classes = ["Mass", "Pleural Effusion"]
+metric = "auroc"
+
+[train]
+images = "images"
+labels = "images.csv"
+image_column = "Image"
+label_column = "Finding"
+separator = ";"
+none = "normal"
+others = "ignore"
+join = "reports.csv"
+join_column = "uid"
+train_list = "train.txt"
+test_list = "test.txt"
+
+[train.where]
+projection = "Frontal"
+"The quality" = ["good", "fair"]
+
+[train.names]
+"Effusion, pleural" = "Pleural Effusion"
+"""
+
 
 @pytest.mark.parametrize("slug", built_in_slugs())
 def test_every_built_in_competition_loads_and_bears_its_file_name(slug):
     competition = load_competition(slug)
     assert competition.slug == slug
-    assert competition.normal in competition.classes
+    assert competition.normal in competition.classes or competition.multilabel
     TrainConfig.from_recipe(competition.recipe, slug)
 
 
-def test_the_built_in_competitions_are_the_four_of_the_readme():
+def test_the_built_in_competitions_are_those_of_the_readme():
     assert built_in_slugs() == [
         "acse4-ml-2020",
         "chest-xray-4",
+        "nih-chest-xrays",
+        "openi-nodule",
         "pediatric-pneumonia",
         "phantom",
     ]
@@ -96,7 +126,11 @@ def test_acse4_numbers_its_classes_as_the_competition_does_and_not_alphabeticall
 
 @pytest.mark.parametrize(
     "competition",
-    [*map(load_competition, built_in_slugs()), parse_competition(TABLE, "mine.toml")],
+    [
+        *map(load_competition, built_in_slugs()),
+        parse_competition(TABLE, "mine.toml"),
+        parse_competition(FINDINGS, "mine.toml"),
+    ],
     ids=lambda competition: competition.slug,
 )
 def test_a_formatted_competition_parses_to_an_equal_one(competition):
@@ -185,6 +219,42 @@ def test_a_mistake_in_the_file_is_told_with_the_file_and_the_key(old, new, compl
         parse_competition(change(FOLDERS, old, new), "mine.toml")
     assert str(caught.value).startswith("mine.toml")
     assert "\n" not in str(caught.value)
+
+
+def test_the_keys_of_a_label_table_are_read():
+    train = parse_competition(FINDINGS, "mine.toml").train
+    assert train.where == {"projection": ("Frontal",), "The quality": ("good", "fair")}
+    assert train.names == {"Effusion, pleural": "Pleural Effusion"}
+    assert (train.none, train.others, train.join, train.join_column) == (
+        *("normal", "ignore", "reports.csv", "uid"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ('image_column = "Image"\n', "", "needs train.image_column"),
+        ('label_column = "Finding"\n', "", "train.label_column is not"),
+        ('others = "ignore"', 'others = "drop"', "others = 'drop' is not one of: ignore"),
+        ('join = "reports.csv"\n', "", "train.join and train.join_column need each other"),
+        ('join_column = "uid"\n', "", "train.join and train.join_column need each other"),
+        ('test_list = "test.txt"\n', "", "train.train_list and train.test_list need each other"),
+        ('"test.txt"', '"../test.txt"', "train.test_list = '../test.txt' must lie below"),
+        ('"reports.csv"', '"/reports.csv"', "train.join = '/reports.csv' must lie below"),
+        ("[train.where]", '[test]\nimages = "t"\n[train.where]', "one test set is enough"),
+        ('"multilabel"', '"binary"', "train.none is for multilabel"),
+        ('["Mass",', '["Ma|ss",', r"the class 'Ma\|ss' of a multilabel task may hold no \|"),
+        ('["Mass",', '["?Mass",', r"not begin with \?"),
+        ('projection = "Frontal"', "projection = 3", "projection must be a list of texts"),
+        ('= "Pleural Effusion"', '= "Effusion"', "= 'Effusion' is not one of: Mass, Pleural"),
+        ("[train.where]", "[train.were]", "unknown key train.were; did you mean train.where"),
+        ('"images.csv"', '"folders"', "not a CSV table"),
+    ],
+)
+def test_keys_of_a_label_table_that_contradict_each_other_are_told(old, new, complaint):
+    with pytest.raises(UserError, match=complaint) as caught:
+        parse_competition(change(FINDINGS, old, new), "mine.toml")
+    assert str(caught.value).startswith("mine.toml")
 
 
 def test_patient_column_and_pattern_together_are_refused():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from xraycomp.console.errors import UserError
-from xraycomp.data.labels import encode_targets
+from xraycomp.data.labels import encode_targets, is_labelled, rarity
 
 CLASSES = ("Mass", "Nodule", "Hernia")
 NAN = np.nan
@@ -31,3 +31,17 @@ def test_several_labels_none_and_unknown_ones():
 def test_a_name_that_is_no_class_is_refused(label, multilabel):
     with pytest.raises(UserError, match="is none of the classes Mass, Nodule, Hernia"):
         encode_targets([label], CLASSES, multilabel=multilabel)
+
+
+def test_the_rarest_class_of_an_image_counts_and_none_comes_last():
+    labels = ["Nodule|Mass", "Nodule", "", "?Mass", "?", "Nodule|?Mass", "Hernia"]
+    targets = encode_targets(labels, ("Nodule", "Mass", "Hernia"), multilabel=True)
+    # Mass and Hernia have one image each: the first in index order counts as the rarer.
+    assert rarity(targets).tolist() == [0, 2, 3, 3, 3, 2, 1]
+
+
+def test_an_empty_label_means_unlabelled_or_none_of_the_classes():
+    assert is_labelled(["Mass", ""]).tolist() == [True, False]
+    assert is_labelled(["Mass", "", "?", "?Mass"], multilabel=True).tolist() == [
+        *(True, True, False, True)
+    ]

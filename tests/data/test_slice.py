@@ -47,11 +47,14 @@ def test_stand_ins_can_be_drawn_for_every_built_in_competition(tmp_path: Path, s
     competition = load_competition(slug)
     n_train = draw_slice(competition, tmp_path, 9, 5, size=16)
     manifest = build_manifest(competition, tmp_path)
-    counts = manifest["label"].value_counts()
+    train = manifest[manifest["split"] == "train"]
+    counts = train["label"].value_counts()
     assert {counts[name] for name in competition.classes} == {n_train // len(competition.classes)}
     assert n_train >= 9
-    assert (manifest["split"] == "test").sum() == 5
-    assert len(expected_ids(competition, tmp_path)) == 5
+    has_test = bool(competition.test or competition.train.test_list)
+    assert (manifest["split"] == "test").sum() == (5 if has_test else 0)
+    if competition.submission:
+        assert len(expected_ids(competition, tmp_path)) == 5
 
 
 def test_stand_ins_follow_a_table_and_a_sample(tmp_path: Path) -> None:
@@ -97,3 +100,59 @@ def test_a_slice_cuts_table_and_sample_to_its_images(
     assert expected_ids(competition, cut) == ids[:4]
     assert sorted(manifest["image"][manifest["split"] == "test"]) == ["t0", "t1", "t3", "t8"]
     assert len(list(cut.rglob("*.png"))) == 18 + 4
+
+
+FINDINGS = """
+slug = "findings"
+source = "dataset"
+task = "multilabel"
+classes = ["b", "a", "c"]
+metric = "auroc"
+
+[train]
+images = "images"
+labels = "images.csv"
+image_column = "Image"
+join = "reports.csv"
+join_column = "Report"
+train_list = "train.txt"
+test_list = "test.txt"
+
+[train.where]
+View = "Front"
+"""
+
+
+def test_stand_ins_follow_a_joined_table_with_a_column_a_class_and_lists(tmp_path: Path) -> None:
+    competition = parse_competition(FINDINGS, "mine.toml")
+    assert draw_slice(competition, tmp_path, 6, 4, size=16) == 6
+    manifest = build_manifest(competition, tmp_path)
+    assert list(manifest["label"]) == ["b", "a", "c", "b", "a", "c", "b", "a", "c", "b"]
+    assert list(manifest["split"]) == ["train"] * 6 + ["test"] * 4
+
+
+def test_a_slice_of_many_findings_has_each_and_cuts_the_lists(
+    tmp_path: Path, draw: Callable[..., Path]
+) -> None:
+    competition = parse_competition(FINDINGS, "mine.toml")
+    root, cut = tmp_path / "whole", tmp_path / "cut"
+    for index in range(40):
+        draw(root / "images" / f"i{index}.png", seed=index)
+    numbers = pd.Series(range(40))
+    names, part = "i" + numbers.astype(str) + ".png", numbers < 30
+    image_rows = pd.DataFrame({"Image": names, "Report": numbers, "View": "Front"})
+    image_rows.loc[39, "View"] = "Side"
+    flags = {"b": (numbers % 10 > 0).astype(int), "a": (numbers % 10 == 5).astype(int)}
+    reports = pd.DataFrame({"Report": numbers, **flags, "c": numbers % 2})
+    image_rows.to_csv(root / "images.csv", index=False)
+    reports.to_csv(root / "reports.csv", index=False)
+    (root / "train.txt").write_text("\n".join(names[part]))
+    (root / "test.txt").write_text("\n".join(names[~part]))
+    cut_slice(competition, root, cut, 6, 3)
+    whole = build_manifest(competition, root).set_index("image")
+    manifest = build_manifest(competition, cut).set_index("image")
+    assert manifest["split"].value_counts()["test"] == 3
+    assert 4 <= manifest["split"].value_counts()["train"] <= 6
+    pd.testing.assert_frame_equal(manifest, whole.loc[manifest.index])
+    for name in "bac":
+        assert manifest["label"].str.contains(name).any()

@@ -9,8 +9,13 @@ from torch import nn
 from xraycomp.data.batches import ImageSet
 from xraycomp.data.cache import build_cache
 from xraycomp.model.config import TrainConfig
+from xraycomp.model.engine import fit
+from xraycomp.model.run import RunFolder
+from xraycomp.model.state import restore_state, start_state
 from xraycomp.model.stem import GrayModel
+from xraycomp.report.metrics import epoch_scores
 
+ALL_CLASSES = ("top", "below", "none")
 PLAIN = {
     "flip": False,
     "rotation": 0.0,
@@ -102,3 +107,26 @@ def tiny_net():
         return GrayModel(body, "tiny", mean=0.5, std=0.25, planes=1)
 
     return make
+
+
+@pytest.fixture
+def begin(tmp_path, toy, plain_config, tiny_net):
+    """Start a run of a tiny network on the toy films; returns (state, its fit, its folder)."""
+
+    def start(name="run", net=None, train=None, val=None, resume_from=None, **changes):
+        config = plain_config(**changes)
+        run = RunFolder.create(tmp_path / name)
+        films = toy[0] if train is None else train
+        judged = toy[1] if val is None else val
+        classes = ALL_CLASSES[: judged.targets.shape[1]]
+        stage = resume_from["stage"] if resume_from else 0
+        state = start_state(net or tiny_net(), len(films), config, torch.device("cpu"), stage)
+        if resume_from:
+            restore_state(state, resume_from, "the checkpoint")
+
+        def go(score=epoch_scores, **options):
+            return fit(state, films, judged, classes, config, run, score, **options)
+
+        return state, go, run
+
+    return start

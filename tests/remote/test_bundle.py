@@ -48,13 +48,13 @@ def test_the_same_sources_give_the_same_bytes(tmp_path: Path, make_kernel: Make)
     ):
         home = tmp_path / f"copy{index}" / ("deeper" * index)
         copy_files(PACKAGE, home / "xraycomp", backwards=backwards, time=time, mode=mode)
-        copy_files(folder, home / "kernel", backwards=not backwards, time=time, mode=mode)
+        copy_files(folder, home / "toy-kernel", backwards=not backwards, time=time, mode=mode)
         (home / "xraycomp" / "__pycache__").mkdir(exist_ok=True)
         (home / "xraycomp" / "__pycache__" / "old.py").write_text(f"# {index}")
         (home / "xraycomp" / "notes.md").write_text(f"{index}")
-        (home / "kernel" / ".hidden.py").write_text(f"# {index}")
+        (home / "toy-kernel" / ".hidden.py").write_text(f"# {index}")
         done = subprocess.run(
-            [sys.executable, "-c", BUILD, str(home / "kernel"), umask],
+            [sys.executable, "-c", BUILD, str(home / "toy-kernel"), umask],
             cwd=home,
             env={**os.environ, "PYTHONPATH": str(home), "PYTHONHASHSEED": str(index + 1)},
             capture_output=True,
@@ -62,7 +62,7 @@ def test_the_same_sources_give_the_same_bytes(tmp_path: Path, make_kernel: Make)
             timeout=60,
         )
         assert done.returncode == 0, done.stderr
-        content = (home / "kernel" / "kernel.py").read_bytes()
+        content = (home / "toy-kernel" / "kernel.py").read_bytes()
         assert done.stdout.split()[1:] == ["unknown", str(len(content))]
         found.append((done.stdout, hashlib.sha256(content).hexdigest()))
     assert found[0] == found[1]
@@ -206,6 +206,7 @@ def test_the_built_file_says_what_it_is_and_runs_the_script(
         "sha256": bundle.sha256,
         "commit": bundle.commit,
         "xraycomp": version,
+        "run": "",
     }
     assert list((tmp_path / "tmp").iterdir()) == []
 

@@ -147,6 +147,9 @@ def test_the_doctor_names_every_source_and_the_winner(place, tmp_path):
         ({"kaggle__json": "{not json"}, "is not readable JSON"),
         ({"KAGGLE_KEY": KEY}, "KAGGLE_KEY: is set without KAGGLE_USERNAME"),
         ({"access_token": ""}, "~/.kaggle/access_token: is empty"),
+        ({"access_token": f"{TOKEN}\n{TOKEN}"}, "access_token: holds line breaks, spaces or"),
+        ({"KAGGLE_API_TOKEN": f"{TOKEN}\n"}, "KAGGLE_API_TOKEN: holds line breaks, spaces or"),
+        ({"KAGGLE_USERNAME": USER, "KAGGLE_KEY": "kéy…"}, "KAGGLE_KEY: holds line breaks, spaces"),
     ],
 )
 def test_the_doctor_says_what_cannot_be_used(place, values, said):
@@ -154,6 +157,14 @@ def test_the_doctor_says_what_cannot_be_used(place, values, said):
     lines, healthy = examine()
     assert not healthy
     assert any(said in line for line in lines), lines
+    assert TOKEN not in "".join(lines)
+
+
+def test_a_token_file_that_is_not_utf_8_is_named(place, tmp_path, refused, match):
+    place(access_token="x")
+    (tmp_path / "home/.kaggle/access_token").write_text(TOKEN, encoding="utf-16")
+    said = refused(main, "--competition", "xray-demo")
+    match("~/.kaggle/access_token cannot be read as text", said)
 
 
 def test_the_doctor_prints_no_secret(signed_in, cli, environment, tmp_path):

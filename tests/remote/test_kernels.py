@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 from kaggle_server import KEY, USER, Dataset, KernelVersion
 
 from xraycomp.console.errors import UserError
-from xraycomp.remote import datasets, kernels
+from xraycomp.remote import kernels, waiting
 from xraycomp.remote.bundle import build
 from xraycomp.remote.client import connect
 from xraycomp.remote.datasets import publish, wait_until_ready
@@ -58,18 +59,18 @@ def pushed(signed_in, folder):
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch):
-    monkeypatch.setattr(kernels, "_FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(datasets, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(waiting, "_FIRST_PAUSE", 0.01)
 
 
 def output_of(server, files, status="COMPLETE", log="done\n"):
-    """Let kernels end like that; ``kernel.json`` tells the version's own digest."""
+    """Let kernels end like that; ``kernel.json`` tells the version's own digest and run."""
 
     def run(version: KernelVersion):
-        digest = next(
-            line.split()[-1] for line in version.text.splitlines() if line.startswith("# sha256: ")
-        )
-        return status, log, {"kernel.json": json.dumps({"sha256": digest}).encode()} | files
+        facts = {
+            "sha256": re.search(r"^# sha256: (\w+)$", version.text, re.M)[1],
+            "run": re.search(r'^RUN = "(\w*)"$', version.text, re.M)[1],
+        }
+        return status, log, {"kernel.json": json.dumps(facts).encode()} | files
 
     server.run_kernel = run
 
@@ -81,7 +82,8 @@ def test_the_request_is_the_one_that_the_plain_client_makes(signed_in, folder, p
     done = kaggle_cli("kernels", "push", "-p", folder)
     assert "version 2 successfully pushed" in done.stdout
     ours, plain = signed_in.calls("SaveKernel")
-    assert ours == plain
+    assert ours.pop("text") == plain["text"].replace('RUN = ""', f'RUN = "{note.run}"')
+    assert ours == {key: value for key, value in plain.items() if key != "text"}
 
 
 @pytest.mark.parametrize("kind", ["Dataset", "Competition", "Kernel", "Model"])
@@ -114,7 +116,8 @@ def test_a_refusal_with_status_200_is_a_failure(signed_in, folder, pushed, answe
     signed_in.fault("SaveKernel", answer=answer)
     with pytest.raises(UserError, match=said):
         pushed()
-    assert not (folder / "pushed.json").exists()
+    # What runs on Kaggle now is noted all the same, so that it can be followed.
+    assert (folder / "pushed.json").exists() == ("versionNumber" in answer)
 
 
 def test_a_push_whose_answer_is_lost_is_recognised(signed_in, pushed):
@@ -125,7 +128,7 @@ def test_a_push_whose_answer_is_lost_is_recognised(signed_in, pushed):
 
 def test_a_push_that_never_arrived_says_so(signed_in, pushed):
     signed_in.fault("SaveKernel", drop=True)
-    with pytest.raises(UserError, match="No version with this source is there yet: push again"):
+    with pytest.raises(UserError, match="No version with this run is there yet: push again"):
         pushed()
     assert len(signed_in.calls("SaveKernel")) == 1
 
@@ -206,9 +209,13 @@ def test_waiting_follows_to_the_end_through_network_errors(signed_in, pushed, ca
     signed_in.fault("GetKernelSessionStatus", drop=True, times=7)
     with connect() as kaggle:
         wait(kaggle, note, longest_pause=0.02)
-    said = [line for line in caplog.messages if "version 1: " in line]
-    assert [line.split(": ")[1] for line in said] == ["queued.", "running.", "complete."]
-    assert any("Waiting on." in line for line in caplog.messages)
+    said = [line.split(": ")[1] for line in caplog.messages if "version 1: " in line]
+    assert [state for state in said if "no answer" not in state] == [
+        "queued",
+        "running",
+        "complete",
+    ]
+    assert any("asking again" in state for state in said)
 
 
 @pytest.mark.parametrize(
@@ -255,7 +262,7 @@ def test_all_pages_of_the_output_come_home_as_a_run(signed_in, pushed, tmp_path)
 @pytest.mark.parametrize(
     ("files", "said"),
     [
-        ({"kernel.json": b'{"sha256": "another"}'}, "was made by the bundle another, not by"),
+        ({"kernel.json": b'{"sha256": "another", "run": ""}'}, "made by the bundle another, not"),
         ({"kernel.json": b"{}"}, "does not say which code made it"),
         ({"../evil.sh": b"x"}, "unsafe file name"),
     ],
@@ -269,10 +276,62 @@ def test_foreign_output_is_refused_and_nothing_kept(signed_in, pushed, tmp_path,
     assert not (tmp_path / "evil.sh").exists()
 
 
+def test_a_version_that_is_still_running_is_not_pulled(signed_in, pushed, tmp_path):
+    output_of(signed_in, {"runs/r/a.txt": b"half"}, status=["RUNNING"])
+    note = pushed()
+    with connect() as kaggle, pytest.raises(UserError, match="version 1 is running"):
+        pull(kaggle, note, tmp_path / "runs", tmp_path / "submissions")
+
+
+def test_output_of_an_earlier_push_of_the_same_code_is_refused(signed_in, pushed, tmp_path):
+    output_of(signed_in, {"runs/r/a.txt": b"1"})
+    pushed()
+    note = pushed()
+    first, second = signed_in.kernels["ada/phantom-resnet18"].versions
+    second.files = dict(first.files)  # as Kaggle serves it while the new version starts
+    with connect() as kaggle, pytest.raises(UserError, match="another push of the same code"):
+        pull(kaggle, note, tmp_path / "runs", tmp_path / "submissions")
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_a_push_that_never_arrived_is_not_taken_for_an_earlier_one(signed_in, pushed):
+    pushed()
+    signed_in.fault("SaveKernel", drop=True)
+    with pytest.raises(UserError, match="No version with this run is there yet"):
+        pushed()
+
+
+def test_a_failure_is_told_even_where_its_log_cannot_be_had(signed_in, pushed):
+    signed_in.run_kernel = lambda version: (["ERROR"], "", {})
+    note = pushed()
+    signed_in.fault("ListKernelSessionOutput", status=404)
+    with connect() as kaggle, pytest.raises(UserError, match="version 1 failed"):
+        wait(kaggle, note, longest_pause=0.01)
+
+
+def test_a_copied_kernel_does_not_overwrite_the_original(folder):
+    second = shutil.copytree(folder, folder.parent / "second")
+    with pytest.raises(UserError, match="the folder is called second but id names the kernel"):
+        build(second)
+
+
+def test_a_script_that_does_not_compile_is_not_built(folder):
+    (folder / "train.py").write_text("raise SystemExit(\n")
+    with pytest.raises(UserError, match=r"kernel/train.py is not valid Python"):
+        build(folder)
+
+
+def test_a_first_version_whose_listing_lags_is_waited_for(signed_in, tmp_path):
+    (tmp_path / "w.pt").write_bytes(b"1")
+    signed_in.ready_after, signed_in.listing_lag = 2, 1
+    with connect() as kaggle:
+        assert publish(kaggle, "ada/weights", [tmp_path / "w.pt"]) == 1
+
+
 def test_output_comes_from_the_version_that_was_pushed(signed_in, pushed, tmp_path):
     output_of(signed_in, {"runs/r/a.txt": b"of version 1"})
     note = pushed()
-    output_of(signed_in, {"runs/r/a.txt": b"of version 2", "kernel.json": b'{"sha256": "other"}'})
+    output_of(signed_in, {"runs/r/a.txt": b"of version 2", "kernel.json": b"{}"})
     pushed()
     with connect() as kaggle:
         assert read_status(kaggle, note)[0] == "COMPLETE"

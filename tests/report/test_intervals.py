@@ -5,17 +5,16 @@ import pytest
 from scipy.stats import binomtest, norm
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from xraycomp.report import intervals
+from xraycomp.report import resampling
 from xraycomp.report.intervals import (
     Estimate,
     delong,
     mean_interval,
     percentile,
     ratio,
-    resample_confusion,
-    resample_rankings,
     wilson,
 )
+from xraycomp.report.resampling import resample_confusion, resample_rankings
 
 
 def scored(n, k, seed, prevalence=0.3, digits=None):
@@ -165,9 +164,9 @@ def test_resampled_rankings_equal_scikit_learn_on_the_same_images(digits):
 def test_resampled_rankings_do_not_depend_on_the_chunk(monkeypatch):
     targets, scores = scored(50, 2, seed=6)
     whole = resample_rankings(targets, scores, 30, np.random.default_rng(7))
-    monkeypatch.setattr(intervals, "CHUNK_CELLS", 50 * 7)
+    monkeypatch.setattr(resampling, "CHUNK_CELLS", 50 * 7)
     parts = resample_rankings(targets, scores, 30, np.random.default_rng(7))
-    monkeypatch.setattr(intervals, "CHUNK_CELLS", 1)
+    monkeypatch.setattr(resampling, "CHUNK_CELLS", 1)
     singles = resample_rankings(targets, scores, 30, np.random.default_rng(7))
     for other in (parts, singles):
         np.testing.assert_allclose(whole.auroc, other.auroc, rtol=1e-14)

@@ -92,6 +92,8 @@ def test_competition_scores_equal_scikit_learn(digits):
     assert score("macro_f1") == {"score": pytest.approx(f1)}
     area = sk.roc_auc_score(labels, probs, multi_class="ovr", average="macro")
     assert score("auroc") == {"score": pytest.approx(area)}
+    precision = sk.average_precision_score(np.eye(4)[labels], probs)
+    assert score("average_precision") == {"score": pytest.approx(precision)}
     assert score("log_loss") == {"score": pytest.approx(sk.log_loss(labels, probs))}
     hard = [sk.roc_auc_score(labels == c, predicted == c) for c in range(4)]
     assert score("hard_label_auroc") == {
@@ -116,12 +118,12 @@ def test_log_loss_of_a_certain_mistake_is_finite():
 def test_epoch_scores():
     labels, probs = predictions(120, 3)
     predicted = probs.argmax(axis=1)
-    assert epoch_scores(labels, probs.astype(np.float32)) == {
+    assert epoch_scores(np.eye(3)[labels], probs.astype(np.float32)) == {
         "val_accuracy": pytest.approx(sk.accuracy_score(labels, predicted)),
         "val_macro_f1": pytest.approx(sk.f1_score(labels, predicted, average="macro")),
         "val_auroc": pytest.approx(sk.roc_auc_score(labels, probs, multi_class="ovr")),
     }
-    assert np.isnan(epoch_scores([0, 0], [[0.9, 0.1], [0.8, 0.2]])["val_auroc"])
+    assert np.isnan(epoch_scores([[1, 0], [1, 0]], [[0.9, 0.1], [0.8, 0.2]])["val_auroc"])
 
 
 def test_class_figures_equal_scikit_learn():
@@ -300,7 +302,7 @@ GOOD = np.array([[0.6, 0.4], [0.1, 0.9]])
         ([0, 1], GOOD, "ab", {"positive": "c"}, "positive class 'c'"),
         ([0, 1], GOOD, "ab", {"metric": "auc"}, "no metric 'auc'; use one of accuracy, "),
         ([0, 1], GOOD, "ab", {"metric": "hard_label_auroc"}, "needs the name of the positive"),
-        ([0, 1], GOOD, "ab", {"resamples": 0}, "at least 1 bootstrap"),
+        ([0, 1], GOOD, "ab", {"resamples": -1}, "cannot be -1 bootstrap"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_a_plain_sentence(labels, probs, names, options, words):

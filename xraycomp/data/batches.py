@@ -7,6 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from xraycomp.data.labels import rarity
+
 
 class Rows(Protocol):
     """Images on disk, or codes that stand for them, one a row."""
@@ -37,10 +39,14 @@ class ImageSet:
         return labels
 
 
-def balanced_weights(labels: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Sampling weights of shape (n_images,), adding up to 1, that draw every class alike."""
-    counts = np.bincount(labels)
-    weights: NDArray[np.float64] = 1.0 / counts[labels]
+def balanced_weights(targets: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Sampling weights of shape (n_images,), adding up to 1, that draw every class alike.
+
+    ``targets`` as in ``ImageSet``. An image with several classes counts as one of its rarest class
+    (else it would be drawn for all of them); images with none are a class of their own.
+    """
+    kinds = rarity(targets)
+    weights: NDArray[np.float64] = 1.0 / np.bincount(kinds)[kinds]
     weights /= weights.sum()
     return weights
 

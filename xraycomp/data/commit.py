@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import xraycomp
@@ -10,17 +11,24 @@ COMMIT_VARIABLE = "XRAYCOMP_COMMIT"
 """Set by a built kernel, whose unpacked code lies in no checkout."""
 
 
-def source_commit() -> str | None:
-    """The commit of the package's sources, ``-dirty`` if changed; None where they are no checkout.
+def source_commit(others: Sequence[Path] = ()) -> str | None:
+    """The commit of the package's sources and ``others``; None where they are no checkout.
 
-    A package that is installed inside somebody else's repository is not of that repository.
+    ``-dirty`` is added where one of these files is changed, or is not of that commit; what else
+    lies in the checkout does not count. A package that is installed inside somebody else's
+    repository is not of that repository.
     """
     if told := os.environ.get(COMMIT_VARIABLE):
         return told
     source = Path(xraycomp.__file__)
     if _git(source.parent, "ls-files", "--error-unmatch", source.name) is None:
         return None
-    return _git(source.parent, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    commit = _git(source.parent, "rev-parse", "HEAD")
+    files = [str(source.parent), *(str(path.resolve()) for path in others)]
+    # Both fail for a file outside the repository, and for one that it does not know.
+    known = _git(source.parent, "ls-files", "--error-unmatch", "--", *files)
+    unchanged = known and _git(source.parent, "status", "--porcelain", "--", *files) == ""
+    return commit if not commit or unchanged else f"{commit}-dirty"
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
@@ -30,4 +38,4 @@ def _git(folder: Path, *arguments: str) -> str | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() if done.returncode == 0 and done.stdout.strip() else None
+    return done.stdout.strip() if done.returncode == 0 else None

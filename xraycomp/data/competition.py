@@ -1,20 +1,21 @@
 """A competition as a TOML file: where images and labels lie and what a submission looks like."""
 
-import json
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from xraycomp.console.errors import UserError, listing
+from xraycomp.data.labels import SEPARATOR, UNKNOWN
+from xraycomp.data.toml import Reader, format_section, format_value
 
 BUILT_IN = Path(__file__).parent / "competitions"
 SOURCES = ("competition", "dataset", "drawn")
 TASKS = ("multiclass", "binary", "multilabel")
-METRICS = ("accuracy", "macro_f1", "auroc", "log_loss", "hard_label_auroc")
+METRICS = ("accuracy", "macro_f1", "auroc", "average_precision", "log_loss", "hard_label_auroc")
 COLUMN_CONTENTS = ("id", "label_index", "label_name")
 PROBABILITY = "probability:"
 
@@ -29,8 +30,25 @@ class Labelled:
     """``"folders"``: one folder a class below ``images``; else the path of a CSV table."""
     image_column: str = ""
     label_column: str = ""
+    """Empty: the table has a column a class, with 1, 0, or -1 or nothing for unknown."""
     separator: str = ""
-    """What parts several labels in one cell of ``label_column`` (multilabel)."""
+    """What parts several labels in one cell of ``label_column``."""
+    none: str = ""
+    """The label that says that an image has none of the classes (multilabel)."""
+    others: str = ""
+    """``"ignore"``: labels that are no class do not count, and an image that is left with none is
+    left out unless it may have none (multilabel). Else they are an error."""
+    join: str = ""
+    """Path of a CSV table with more columns, one row for each value of ``join_column``."""
+    join_column: str = ""
+    train_list: str = ""
+    """Path of a text file that names the images of the official training list, one a line."""
+    test_list: str = ""
+    """The official test list: images with labels that are for testing."""
+    where: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Column -> values: other rows of the table are left out."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """What the table calls a class -> the class."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +98,11 @@ class Competition:
         """Whether the images are drawn and not X-rays, which every report must say."""
         return self.source == "drawn"
 
+    @property
+    def multilabel(self) -> bool:
+        """Whether an image may have several of the classes, or none."""
+        return self.task == "multilabel"
+
 
 def built_in_slugs() -> list[str]:
     """The slugs of the competitions that come with the kit."""
@@ -118,7 +141,7 @@ def parse_competition(text: str, where: str) -> Competition:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{where} is not valid TOML: {error}.") from error
-    reader = _Reader(where)
+    reader = Reader(where)
     reader.check_keys(
         table,
         "",
@@ -127,12 +150,9 @@ def parse_competition(text: str, where: str) -> Competition:
     )
     classes = reader.texts(table, "classes")
     train = reader.table(table, "train")
-    reader.check_keys(
-        train,
-        "train.",
-        required={"images", "labels"},
-        optional={"image_column", "label_column", "separator"},
-    )
+    keys = {item.name for item in fields(Labelled)}
+    required = {"images", "labels"}
+    reader.check_keys(train, "train.", required=required, optional=keys - required)
     test = reader.table(table, "test")
     reader.check_keys(test, "test.", required={"images"} if test else set(), optional=set())
     for key, section in (("train", train), ("test", test)):
@@ -149,7 +169,7 @@ def parse_competition(text: str, where: str) -> Competition:
         normal=reader.choice(table, "normal", classes, default=""),
         metric=reader.choice(table, "metric", METRICS),
         positive=reader.choice(table, "positive", classes, default=""),
-        train=Labelled(**{key: reader.text(train, key) for key in train}),
+        train=_read_train(reader, train, classes),
         test=reader.text(test, "images"),
         patient_column=reader.text(patient, "column"),
         patient_pattern=reader.text(patient, "pattern"),
@@ -160,8 +180,23 @@ def parse_competition(text: str, where: str) -> Competition:
     return competition
 
 
+def _read_train(reader: Reader, table: dict[str, Any], classes: tuple[str, ...]) -> Labelled:
+    where = reader.table(table, "where")
+    names = reader.table(table, "names")
+    if "others" in table:
+        reader.choice(table, "others", ("ignore",))
+    return Labelled(
+        **{key: reader.text(table, key) for key in table if key not in ("where", "names")},
+        where={
+            column: (text,) if isinstance(text, str) else reader.texts(where, column)
+            for column, text in where.items()
+        },
+        names={name: reader.choice(names, name, classes) for name in names},
+    )
+
+
 def _read_submission(
-    reader: "_Reader", table: dict[str, Any], classes: tuple[str, ...]
+    reader: Reader, table: dict[str, Any], classes: tuple[str, ...]
 ) -> Submission | None:
     if "submission" not in table:
         return None
@@ -179,7 +214,7 @@ def _read_submission(
     return Submission(columns=columns, sample=reader.text(section, "sample"), suffix=suffix)
 
 
-def _check_consistent(reader: "_Reader", competition: Competition) -> None:
+def _check_consistent(reader: Reader, competition: Competition) -> None:
     train = competition.train
     for key, folder in (("train", train.images), ("test", competition.test)):
         path = PurePosixPath(folder)
@@ -195,15 +230,11 @@ def _check_consistent(reader: "_Reader", competition: Competition) -> None:
         raise reader.error("a class cannot be called image, the id column of prediction tables")
     if competition.task == "binary" and len(competition.classes) != 2:
         raise reader.error("task is binary but classes does not name exactly two")
+    if competition.metric == "hard_label_auroc" and competition.task == "multilabel":
+        raise reader.error("metric hard_label_auroc is for one class an image, not for multilabel")
     if competition.metric == "hard_label_auroc" and not competition.positive:
         raise reader.error("metric hard_label_auroc needs the key positive")
-    if train.labels == "folders":
-        if train.image_column or train.label_column or competition.patient_column:
-            raise reader.error('columns are given but train.labels is "folders", not a CSV table')
-        if competition.task == "multilabel":
-            raise reader.error("task is multilabel, which needs a CSV table as train.labels")
-    elif not (train.image_column and train.label_column):
-        raise reader.error("a CSV table as train.labels needs train.image_column and .label_column")
+    _check_table(reader, competition)
     if competition.submission and not competition.test:
         raise reader.error("there is a [submission] but no [test]")
     if competition.patient_column and competition.patient_pattern:
@@ -217,15 +248,59 @@ def _check_consistent(reader: "_Reader", competition: Competition) -> None:
             raise reader.error("patient.pattern needs a group (in parentheses) for the patient")
 
 
+def _check_table(reader: Reader, competition: Competition) -> None:
+    """What the keys of ``[train]`` say of a label table must fit together."""
+    train = competition.train
+    if train.labels == "folders":
+        given = [key for key, value in vars(train).items() if value]
+        if len(given) > 2 or competition.patient_column:
+            raise reader.error('columns are given but train.labels is "folders", not a CSV table')
+        if competition.multilabel:
+            raise reader.error("task is multilabel, which needs a CSV table as train.labels")
+        return
+    for key in ("labels", "join", "train_list", "test_list"):
+        path = PurePosixPath(getattr(train, key))
+        if path.is_absolute() or ".." in path.parts:
+            raise reader.error(f"train.{key} = '{path}' must lie below the competition's root")
+    if not train.image_column:
+        raise reader.error("a CSV table as train.labels needs train.image_column")
+    if not train.label_column and (train.separator or train.none or train.others):
+        raise reader.error(
+            "train.separator, .none and .others are given but train.label_column is not"
+        )
+    if bool(train.join) != bool(train.join_column):
+        raise reader.error("train.join and train.join_column need each other")
+    if bool(train.train_list) != bool(train.test_list):
+        raise reader.error("train.train_list and train.test_list need each other")
+    if train.test_list and competition.test:
+        raise reader.error("there is a [test] and a train.test_list; one test set is enough")
+    if train.none and not competition.multilabel:
+        raise reader.error(
+            "train.none is for multilabel; other tasks name a class with train.names"
+        )
+    if competition.multilabel:
+        for name in competition.classes:
+            if SEPARATOR in name or name.startswith(UNKNOWN):
+                raise reader.error(
+                    f"the class {name!r} of a multilabel task may hold no {SEPARATOR} and not "
+                    f"begin with {UNKNOWN}"
+                )
+
+
 def format_competition(competition: Competition) -> str:
     """The competition as TOML text; ``parse_competition`` reads it back to an equal object."""
     top = ("slug", "title", "source", "task", "classes", "normal", "metric", "positive")
     lines = [
-        f"{key} = {_toml(getattr(competition, key))}" for key in top if getattr(competition, key)
+        f"{key} = {format_value(getattr(competition, key))}"
+        for key in top
+        if getattr(competition, key)
     ]
     train = {key: value for key, value in vars(competition.train).items() if value}
+    where, names = train.pop("where", {}), train.pop("names", {})
     sections: dict[str, Mapping[str, Any]] = {
         "train": train,
+        "train.where": where,
+        "train.names": names,
         "test": {"images": competition.test},
         "patient": {
             "column": competition.patient_column,
@@ -240,71 +315,5 @@ def format_competition(competition: Competition) -> str:
         }
         sections["submission.columns"] = competition.submission.columns
     for name, section in sections.items():
-        filled = {key: value for key, value in section.items() if value != ""}
-        if filled:
-            lines += ["", f"[{name}]"]
-            lines += [f"{_key(key)} = {_toml(value)}" for key, value in filled.items()]
+        lines += format_section(name, section)
     return "\n".join(lines) + "\n"
-
-
-def _toml(value: Any) -> str:
-    # JSON's strings, numbers, booleans and arrays of them are valid TOML.
-    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
-
-
-def _key(key: str) -> str:
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key, ensure_ascii=False)
-
-
-@dataclass(frozen=True)
-class _Reader:
-    """Takes values out of TOML tables; every complaint names the file and the key."""
-
-    where: str
-
-    def error(self, complaint: str) -> UserError:
-        return UserError(f"{self.where}: {complaint}.")
-
-    def check_keys(
-        self, table: Mapping[str, Any], prefix: str, *, required: set[str], optional: set[str]
-    ) -> None:
-        for key in table:
-            if key not in required | optional:
-                close = get_close_matches(key, required | optional, n=1)
-                hint = f"; did you mean {prefix}{close[0]}" if close else ""
-                raise self.error(f"unknown key {prefix}{key}{hint}")
-        for key in sorted(required):
-            if key not in table:
-                raise self.error(f"the key {prefix}{key} is missing")
-
-    def text(self, table: Mapping[str, Any], key: str) -> str:
-        value = table.get(key, "")
-        if not isinstance(value, str):
-            raise self.error(f"{key} must be a text in quotes")
-        return value
-
-    def texts(self, table: Mapping[str, Any], key: str) -> tuple[str, ...]:
-        value = table.get(key)
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise self.error(f"{key} must be a list of texts in quotes")
-        return tuple(value)
-
-    def table(self, table: Mapping[str, Any], key: str) -> dict[str, Any]:
-        value = table.get(key, {})
-        if not isinstance(value, dict):
-            raise self.error(f"{key} must be a table ([{key}])")
-        return value
-
-    def choice(
-        self,
-        table: Mapping[str, Any],
-        key: str,
-        choices: tuple[str, ...],
-        default: str | None = None,
-    ) -> str:
-        if default is not None and key not in table:
-            return default
-        value = self.text(table, key)
-        if value not in choices:
-            raise self.error(f"{key} = {value!r} is not one of: {', '.join(choices)}")
-        return value

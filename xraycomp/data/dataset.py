@@ -10,12 +10,12 @@ import pandas as pd
 from xraycomp.console.errors import UserError, listing
 from xraycomp.data.batches import ImageSet
 from xraycomp.data.cache import ImageCache, build_cache
-from xraycomp.data.labels import encode_targets
+from xraycomp.data.labels import encode_targets, is_labelled
 
 log = logging.getLogger(__name__)
 
 SKIPPED = "skipped"
-"""The split of training images that do not decode and were left out on request."""
+"""The split of labelled images that do not decode and were left out on request."""
 
 
 @dataclass(frozen=True)
@@ -47,15 +47,16 @@ def load_dataset(
     cache_dir: Path,
     size: int,
     *,
+    multilabel: bool = False,
     workers: int | None = None,
     skip_broken: bool = False,
 ) -> Dataset:
     """Decode every image of ``manifest`` to ``size`` pixels, or find that done.
 
-    Training images that do not decode get the split ``skipped`` with ``skip_broken``.
+    Labelled images that do not decode get the split ``skipped`` with ``skip_broken``.
 
-    Raises ``UserError`` for missing files, for broken training images without ``skip_broken`` and
-    for broken test images always, since a submission needs them.
+    Raises ``UserError`` for missing files, for broken labelled images without ``skip_broken`` and
+    for broken test images without a label always, since a submission needs them.
     """
     paths = [root / path for path in manifest["path"]]
     if missing := [str(path) for path in paths if not path.is_file()]:
@@ -68,7 +69,9 @@ def load_dataset(
     broken = [row for row in cache.broken if splits[row] != SKIPPED]
     if broken:
         names = [f"{files[row]} ({cache.broken[row]})" for row in broken]
-        tests = [name for name, row in zip(names, broken, strict=True) if splits[row] == "test"]
+        labelled = is_labelled(list(manifest["label"]), multilabel=multilabel)
+        needed = [row for row in broken if splits[row] == "test" and not labelled[row]]
+        tests = [name for name, row in zip(names, broken, strict=True) if row in needed]
         if tests:
             raise UserError(
                 f"{len(tests):,} test images do not decode and the submission needs them: "
@@ -82,4 +85,4 @@ def load_dataset(
         log.info("Left out %d images that do not decode: %s.", len(names), listing(names, 20))
         manifest = manifest.copy()
         manifest.loc[manifest.index[broken], "split"] = SKIPPED
-    return Dataset(manifest, cache, classes)
+    return Dataset(manifest, cache, classes, multilabel)

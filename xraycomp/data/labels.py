@@ -40,3 +40,23 @@ def encode_targets(
             row[known[name]] = np.nan if unknown else 1.0
     targets: NDArray[np.float32] = rows[codes]
     return targets
+
+
+def is_labelled(labels: Sequence[str], *, multilabel: bool = False) -> NDArray[np.bool_]:
+    """Whether anything is known of each image, by its label in the manifest; shape (n_images,)."""
+    known: NDArray[np.bool_] = np.asarray(labels, dtype=object) != (UNKNOWN if multilabel else "")
+    return known
+
+
+def rarity(targets: NDArray[np.float32]) -> NDArray[np.int64]:
+    """How rare the rarest class of each image is: int array of shape (n_images,).
+
+    0 is the class with the fewest images, the number of classes (the columns of ``targets``) stands
+    for images with none. What is unknown (NaN) does not count.
+    """
+    has = targets == 1
+    ranks = np.argsort(np.argsort(has.sum(axis=0), kind="stable"), kind="stable")
+    found = np.full(len(targets), targets.shape[1], dtype=np.int64)
+    for column, rank in enumerate(ranks):
+        found[has[:, column]] = np.minimum(found[has[:, column]], rank)
+    return found

@@ -8,7 +8,8 @@ import pandas as pd
 
 from xraycomp.console.errors import UserError, listing
 from xraycomp.data.competition import Competition
-from xraycomp.data.files import read_table
+from xraycomp.data.label_table import read_label_table
+from xraycomp.data.labels import UNKNOWN
 
 log = logging.getLogger(__name__)
 
@@ -19,27 +20,24 @@ COLUMNS = ["image", "path", "label", "patient", "split"]
 def build_manifest(competition: Competition, root: Path) -> pd.DataFrame:
     """List every training and test image.
 
-    Returns a table with the columns ``image`` (unique id: the path below the images folder,
-    without its suffix), ``path`` (relative to ``root``), ``label`` (class name, empty for test
-    images), ``patient`` (empty where unknown) and ``split`` (``train`` or ``test``), training
-    images first, each part in natural order (``test_2`` before ``test_10``).
-
-    Raises ``UserError`` for missing or empty folders, a class without a folder or images, a
-    folder without a class, labels outside the list, table rows without an image, images that
-    carry no patient, and duplicate ids.
+        Returns a table with the columns ``image`` (unique id: the path below the images folder,
+    XX
+        Raises ``UserError`` for missing or empty folders, a class without a folder or images, a
+        folder without a class, labels outside the list, table rows without an image, images that
+        carry no patient, and duplicate ids.
     """
     if competition.train.labels == "folders":
-        train = _from_folders(competition, root)
+        train = _from_folders(competition, root).assign(split="train")
     else:
         train = _from_table(competition, root)
-    train["split"] = "train"
     if competition.patient_pattern:
         train["patient"] = _match_patients(train["path"], competition)
     parts = [train]
     if competition.test:
         files = _image_files(root, competition.test)
-        test = _rows(root, files)
-        test["split"] = "test"
+        test = _rows(root, files).assign(split="test")
+        if competition.multilabel:
+            test["label"] = UNKNOWN
         parts.append(test)
     for part in parts:
         repeated = part["image"][part["image"].duplicated()]
@@ -164,58 +162,22 @@ def _from_folders(competition: Competition, root: Path) -> pd.DataFrame:
 
 def _from_table(competition: Competition, root: Path) -> pd.DataFrame:
     train = competition.train
-    table_path = root / train.labels
-    try:
-        table = read_table(table_path)
-    except FileNotFoundError:
-        raise UserError(f"There is no label table {table_path}. Check --data.") from None
-    needed = [train.image_column, train.label_column]
-    needed += [competition.patient_column] if competition.patient_column else []
-    if missing := [column for column in needed if column not in table.columns]:
-        raise UserError(
-            f"{table_path} has no column {listing(missing)} (columns: "
-            f"{listing(list(table.columns), 12)})."
-        )
-    names = table[train.image_column].astype(object)
-    repeated = names[names.duplicated()]
-    if len(repeated):
-        raise UserError(
-            f"{table_path} names {len(repeated):,} images twice: {listing(list(repeated))}."
-        )
-    labels = table[train.label_column].astype(object)
-    wrong = ~labels.isin(competition.classes)
-    if wrong.any():
-        line = int(wrong.to_numpy().argmax())
-        raise UserError(
-            f"{table_path}, line {line + 2}: the label {labels.iloc[line]!r} of {names.iloc[line]} "
-            f"is not a class of {competition.slug} ({listing(competition.classes, 20)})."
-        )
+    table, n_rows = read_label_table(competition, root)
     rows = _rows(root, _image_files(root, train.images))
-    positions = _find_rows(names, rows, f"{table_path}", root / train.images)
-    if len(rows) > len(table):
+    positions = _find_rows(table["name"], rows, f"{root / train.labels}", root / train.images)
+    if len(rows) > n_rows:
         log.info(
             "%s images have no row in %s and are left out.",
-            f"{len(rows) - len(table):,}",
-            table_path,
+            f"{len(rows) - n_rows:,}",
+            root / train.labels,
         )
     labelled = rows.iloc[positions].reset_index(drop=True)
-    labelled["label"] = labels
-    if competition.patient_column:
-        labelled["patient"] = table[competition.patient_column].astype(object)
-    absent = [name for name in competition.classes if name not in set(labels)]
-    if absent:
-        raise UserError(
-            f"{table_path} has no image of {listing(absent)}, a class of {competition.slug}."
-        )
-    return labelled
+    return labelled.assign(**table[["label", "patient", "split"]])
 
 
 def _find_rows(names: pd.Series, rows: pd.DataFrame, table: str, folder: Path) -> list[int]:
     """The row of each image that the table names by its path or its name, suffixed or not."""
-    found: dict[str, set[int]] = {}
-    for row, (image, path) in enumerate(zip(rows["image"], rows["path"], strict=True)):
-        for name in (image, image + Path(path).suffix, Path(path).name, Path(path).stem):
-            found.setdefault(name, set()).add(row)
+    found = names_of_images(rows)
     if lost := [name for name in names if name not in found]:
         raise UserError(
             f"{len(lost):,} images of {table} have no file in {folder}: {listing(lost)}."
@@ -226,6 +188,15 @@ def _find_rows(names: pd.Series, rows: pd.DataFrame, table: str, folder: Path) -
             f"{listing(several)}. Name them by their path below that folder."
         )
     return [min(found[name]) for name in names]
+
+
+def names_of_images(manifest: pd.DataFrame) -> dict[str, set[int]]:
+    """What a table may call each image (path or name, with or without suffix) -> its rows."""
+    found: dict[str, set[int]] = {}
+    for row, (image, path) in enumerate(zip(manifest["image"], manifest["path"], strict=True)):
+        for name in (image, image + Path(path).suffix, Path(path).name, Path(path).stem):
+            found.setdefault(name, set()).add(row)
+    return found
 
 
 def _match_patients(paths: pd.Series, competition: Competition) -> list[str]:

@@ -11,8 +11,9 @@ from PIL import Image
 from xraycomp.console.errors import UserError
 from xraycomp.data import phantom
 from xraycomp.data.competition import Competition
-from xraycomp.data.files import read_table, write_csv
-from xraycomp.data.manifest import build_manifest
+from xraycomp.data.files import read_table, write_csv, write_text
+from xraycomp.data.labels import encode_targets
+from xraycomp.data.manifest import build_manifest, names_of_images
 from xraycomp.data.submission import expected_ids
 
 # File names as the public sets have them, tried in turn where a pattern must find the patient.
@@ -36,10 +37,12 @@ def cut_slice(
     """
     manifest = build_manifest(competition, root)
     train = manifest[manifest["split"] == "train"].reset_index(drop=True)
+    multilabel = competition.multilabel
+    targets = encode_targets(list(train["label"]), competition.classes, multilabel=multilabel)
     share = -(-n_train // len(competition.classes))
     chosen = np.zeros(len(train), dtype=bool)
-    for label in competition.classes:
-        rows = np.flatnonzero(train["label"] == label)
+    for column in targets.T:
+        rows = np.flatnonzero(column == 1)
         chosen[rows[np.linspace(0, len(rows) - 1, min(share, len(rows))).astype(int)]] = True
     paths = list(train["path"][chosen])
     test = manifest[manifest["split"] == "test"].set_index("image")["path"]
@@ -55,13 +58,26 @@ def cut_slice(
     else:
         paths += list(test)[:n_test]
     if competition.train.labels != "folders":
-        # The manifest's training rows are the table's, in its order.
-        table = read_table(root / competition.train.labels)
-        write_csv(destination / competition.train.labels, table[chosen])
+        _cut_tables(competition, root, destination, manifest[manifest["path"].isin(paths)])
     for path in paths:
         (destination / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(root / path, destination / path)
     return int(chosen.sum())
+
+
+def _cut_tables(
+    competition: Competition, root: Path, destination: Path, chosen: pd.DataFrame
+) -> None:
+    """Write the label table and the lists with the ``chosen`` images only."""
+    train = competition.train
+    names = names_of_images(chosen).keys()
+    table = read_table(root / train.labels)
+    write_csv(destination / train.labels, table[table[train.image_column].isin(names)])
+    if train.join:
+        shutil.copyfile(root / train.join, destination / train.join)
+    for file in filter(None, (train.train_list, train.test_list)):
+        listed = (root / file).read_text(encoding="utf-8").split()
+        write_text(destination / file, "".join(f"{name}\n" for name in listed if name in names))
 
 
 def draw_slice(
@@ -75,27 +91,59 @@ def draw_slice(
     classes, train = competition.classes, competition.train
     share = -(-n_train // len(classes))
     name = _name_for(competition)
-    rows = []
-    for index in range(share * len(classes)):
+    n_rows = share * len(classes)
+    files = []
+    for index in range(n_rows + (n_test if train.test_list else 0)):
         kind = index % len(classes)
-        file = f"{name.format(index)}.png"
+        files.append(f"{name.format(index)}.png")
         folder = destination / _plain(train.images)
         if train.labels == "folders":
             folder /= classes[kind]
         finding = phantom.CLASSES[kind % len(phantom.CLASSES)]
-        _draw(folder / file, phantom.Film("train", index, 1, finding), size)
-        row = {train.image_column: file, train.label_column: classes[kind]}
-        rows.append({competition.patient_column: f"p{index}", **row})
+        _draw(folder / files[-1], phantom.Film("train", index, 1, finding), size)
     if train.labels != "folders":
-        table = pd.DataFrame(rows).drop(columns="", errors="ignore")
-        write_csv(destination / train.labels, table)
+        _write_tables(competition, destination, files, n_rows)
     if competition.test:
         for index in range(n_test):
             finding = phantom.CLASSES[index % len(phantom.CLASSES)]
             path = destination / _plain(competition.test) / f"test_{index}.png"
             _draw(path, phantom.Film("test", index, 1, finding), size)
         _write_sample(competition, destination, n_test)
-    return len(rows)
+    return n_rows
+
+
+def _write_tables(
+    competition: Competition, destination: Path, files: list[str], n_train: int
+) -> None:
+    """Write label table, joined table and lists for ``files``, whose classes take turns."""
+    classes, train = competition.classes, competition.train
+    called = {name: text for text, name in train.names.items()}
+    words = [called.get(name, name) for name in classes]
+    rows = pd.DataFrame({train.image_column: files})
+    if train.join:
+        rows[train.join_column] = range(len(files))
+    if competition.patient_column:
+        rows[competition.patient_column] = [f"p{index}" for index in range(len(files))]
+    for column, values in train.where.items():
+        rows[column] = values[0]
+    labels = pd.DataFrame(index=rows.index)
+    kinds = np.arange(len(files)) % len(classes)
+    if train.label_column:
+        labels[train.label_column] = np.asarray(words, dtype=object)[kinds]
+    else:
+        labels[words] = np.eye(len(classes), dtype=int)[kinds]
+    if train.join:
+        key = rows[train.join_column]
+        write_csv(destination / train.join, labels.assign(**{train.join_column: key}))
+        write_csv(destination / train.labels, rows)
+    else:
+        write_csv(destination / train.labels, pd.concat([rows, labels], axis=1))
+    if train.test_list:
+        for list_file, part in (
+            (train.train_list, files[:n_train]),
+            (train.test_list, files[n_train:]),
+        ):
+            write_text(destination / list_file, "".join(f"{file}\n" for file in part))
 
 
 def _plain(pattern: str) -> str:

@@ -1,14 +1,88 @@
-"""Split the labelled images into training and validation: stratified, grouped, seeded."""
+"""Split the labelled images into training, validation and test: stratified, grouped, seeded."""
+
+import logging
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from xraycomp.console.errors import UserError
+from xraycomp.data.labels import encode_targets, is_labelled, rarity
+
+log = logging.getLogger(__name__)
+
+CHEXNET = {"test_fraction": 0.2, "val_fraction": 0.1}
+"""CheXNet's 70/10/20 (Rajpurkar et al., 2017); its own lists were not published."""
+
+
+@dataclass(frozen=True)
+class SplitPlan:
+    """How the labelled images are parted; results bear what ``describe`` says of it."""
+
+    split: str = "fraction"
+    """``fraction``, ``official`` (the official test list is the test part) or ``chexnet``."""
+    test_fraction: float = 0.0
+    val_fraction: float = 0.1
+    folds: int = 0
+    """More than 0: ``fold`` of that many equal folds is the validation part."""
+    fold: int = 0
+    seed: int = 0
+    drop_no_finding: bool = False
+    """Whether images without any finding were left out before, which results must say."""
+
+    @property
+    def fractions(self) -> tuple[float, float]:
+        """Shares of all labelled images for test and validation (of the others, if official)."""
+        if self.split == "chexnet":
+            return CHEXNET["test_fraction"], CHEXNET["val_fraction"]
+        return (0.0 if self.split == "official" else self.test_fraction), self.val_fraction
+
+    def check(self) -> None:
+        """Raise ``UserError`` for values outside their range."""
+        test, val = self.fractions
+        if self.folds and (self.folds < 2 or not 0 <= self.fold < self.folds):
+            raise UserError(f"--folds must be at least 2 and --fold one of 0 to {self.folds - 1}.")
+        if not self.folds and not 0 < val < 1:
+            raise UserError(f"--val-fraction is {val}; it must lie between 0 and 1.")
+        if not 0 <= test < 1 or (not self.folds and test + val >= 1):
+            raise UserError(
+                f"--test-fraction is {test}; it must be at least 0 and leave images for training "
+                "beside --val-fraction."
+            )
+        if self.split != "fraction" and self.test_fraction:
+            raise UserError(
+                f"--test-fraction {self.test_fraction} and --split {self.split} contradict each "
+                "other, since that has a test part of its own. Choose --test-fraction 0 or --split "
+                "fraction."
+            )
+
+    def describe(self, part: str, manifest: pd.DataFrame) -> str:
+        """What to call the part ``train``, ``val`` or ``test`` of ``manifest`` in results.
+
+        For instance ``validation split, by patient, 10 %, seed 0`` or ``official test split``.
+        """
+        found = ", images with findings only" if self.drop_no_finding else ""
+        if part == "train":
+            return f"training split (seen in training){found}"
+        if part not in ("val", "test"):
+            return f"{part} split"
+        if part == "test" and self.split == "official":
+            return f"official test split{found}"
+        test, val = self.fractions
+        name = "test split" if part == "test" else "validation split"
+        if self.split == "official":
+            name += " of the official training list"
+        by = "by patient" if manifest["patient"].ne("").any() else "by image"
+        share = f"{100 * (test if part == 'test' else val):g} %"
+        if self.folds and part == "val":
+            share = f"fold {self.fold} of {self.folds}"
+        paper = " as in CheXNet (70/10/20)" if self.split == "chexnet" else ""
+        return f"{name}, {by}, {share}{paper}, seed {self.seed}{found}"
 
 
 def assign_folds(
-    labels: NDArray[np.int64], groups: NDArray[np.int64], fractions: list[float], seed: int
+    targets: NDArray[np.float32], groups: NDArray[np.int64], fractions: list[float], seed: int
 ) -> NDArray[np.int64]:
     """Deal images into parts of the given sizes, every class alike, no group in two parts.
 
@@ -18,8 +92,8 @@ def assign_folds(
 
     Parameters
     ----------
-    labels : int array of shape (n_images,)
-        Class index of each image.
+    targets : float array of shape (n_images, n_classes)
+        1 for the classes of each image; others, and unknown ones (NaN), do not count.
     groups : int array of shape (n_images,)
         Images with equal numbers stay together.
     fractions : list of float
@@ -32,20 +106,20 @@ def assign_folds(
     int array of shape (n_images,)
         The part of each image, 0 to ``len(fractions) - 1``.
     """
-    counts = np.bincount(labels)
-    # The rarest class of a group decides, since it is the one that a split can miss.
-    rarity = np.argsort(np.argsort(counts, kind="stable"), kind="stable")
     _, first, group_of, size = np.unique(
         groups, return_index=True, return_inverse=True, return_counts=True
     )
-    stratum = np.full(len(first), len(counts), dtype=np.int64)
-    np.minimum.at(stratum, group_of, rarity[labels])
+    # The rarest class of a group decides, since it is the one that a split can miss. Groups in
+    # which no image has any come last.
+    n_strata = targets.shape[1] + 1
+    stratum = np.full(len(first), n_strata - 1, dtype=np.int64)
+    np.minimum.at(stratum, group_of, rarity(targets))
 
     order = np.random.default_rng(seed).permutation(len(first))
     order = order[np.argsort(stratum[order], kind="stable")]
     sizes, strata = size[order], stratum[order]
     ends = np.cumsum(sizes)
-    starts_of_stratum = np.searchsorted(strata, np.arange(len(counts) + 1))
+    starts_of_stratum = np.searchsorted(strata, np.arange(n_strata))
     before = np.concatenate([[0], ends])[starts_of_stratum]
     totals = np.diff(np.concatenate([before, [ends[-1]]]))
     middles = (ends - sizes / 2 - before[strata]) / totals[strata]
@@ -74,56 +148,86 @@ def _fill_empty_parts(
 def split_manifest(
     manifest: pd.DataFrame,
     classes: tuple[str, ...],
+    plan: SplitPlan,
     *,
-    val_fraction: float,
-    folds: int = 0,
-    fold: int = 0,
-    seed: int = 0,
+    multilabel: bool = False,
     same_side: NDArray[np.int64] | None = None,
 ) -> pd.Series:
-    """The ``split`` column with the labelled images parted into ``train`` and ``val``.
+    """The ``split`` column with the labelled images parted into ``train``, ``val`` and ``test``.
 
-    ``folds`` > 0 makes ``fold`` of that many equal folds the validation part; else it is
-    ``val_fraction`` of the images. Images of one patient, and images with one number in
-    ``same_side`` (int array of shape (n_rows,), for copies), stay on one side.
+    Images of one patient, and images with one number in ``same_side`` (int array of shape
+    (n_rows,), for copies), stay in one part; only the official test list is taken as it is. Which
+    images are for testing does not depend on the fold and the validation part.
 
-    Raises ``UserError`` for fractions and folds outside their range and for classes that are too
-    small to stand on both sides.
+    Raises ``UserError`` for what ``SplitPlan.check`` refuses, for a test part beside the test
+    images of a competition, a missing official list, and classes that are too small to stand in
+    each part.
     """
-    if folds:
-        if folds < 2 or not 0 <= fold < folds:
-            raise UserError(f"--folds must be at least 2 and --fold one of 0 to {folds - 1}.")
-        fractions = [1 / folds] * folds
-    elif 0 < val_fraction < 1:
-        fractions = [val_fraction, 1 - val_fraction]
-    else:
-        raise UserError(f"--val-fraction is {val_fraction}; it must lie between 0 and 1.")
-    labelled = manifest["split"].eq("train").to_numpy()
-    rows = np.flatnonzero(labelled)
-    names = manifest["label"].iloc[rows]
-    groups = _groups(manifest["patient"].to_numpy(dtype=object), same_side)[rows]
-    groups_of_class = pd.Series(groups).groupby(names.to_numpy()).nunique()
-    groups_of_class = groups_of_class.reindex(list(classes), fill_value=0)
-    smallest, count = groups_of_class.idxmin(), groups_of_class.min()
-    if count < len(fractions):
+    plan.check()
+    split = manifest["split"].to_numpy(dtype=object).copy()
+    known = is_labelled(list(manifest["label"]), multilabel=multilabel)
+    listed = known & (split == "test")
+    test_fraction, val_fraction = plan.fractions
+    if plan.split == "official" and not listed.any():
         raise UserError(
-            f"The class {smallest} has {count} image(s) or patient(s), too few "
-            f"to stand in each of {len(fractions)} parts of the split. Add images or leave it out."
+            "--split official needs an official test list, and this competition has none. Choose "
+            "another --split, or name the list as train.test_list in the competition's TOML."
         )
-    labels = pd.Categorical(names, categories=list(classes)).codes.astype(np.int64)
-    parts = assign_folds(labels, groups, fractions, seed)
-    held = parts == (fold if folds else 0)
-    for index, name in enumerate(classes):
+    if test_fraction and (~known & (split == "test")).any():
+        raise UserError(
+            "This competition has test images of its own, so there can be no test part of the "
+            "labelled ones. Leave out --test-fraction, and choose --split fraction."
+        )
+    if plan.split != "official":
+        split[listed] = "train"
+    elif shared := set(manifest["patient"][split == "test"]) & set(
+        manifest["patient"][split == "train"]
+    ) - {""}:
+        log.warning(
+            "%s patients have images in the official test list and in the training list.",
+            f"{len(shared):,}",
+        )
+    rows = np.flatnonzero(split == "train")
+    targets = encode_targets(list(manifest["label"].iloc[rows]), classes, multilabel=multilabel)
+    groups = _groups(manifest["patient"].to_numpy(dtype=object), same_side)[rows]
+    _check_sizes(targets, groups, classes, (plan.folds or 2) + (test_fraction > 0))
+    if test_fraction:
+        held = assign_folds(targets, groups, [test_fraction, 1 - test_fraction], plan.seed) == 0
+        _check_sides(targets, held, classes)
+        split[rows[held]] = "test"
+        rows, targets, groups = rows[~held], targets[~held], groups[~held]
+        val_fraction /= 1 - test_fraction
+    fractions = [1 / plan.folds] * plan.folds if plan.folds else [val_fraction, 1 - val_fraction]
+    held = assign_folds(targets, groups, fractions, plan.seed) == (plan.fold if plan.folds else 0)
+    _check_sides(targets, held, classes)
+    split[rows[held]] = "val"
+    return pd.Series(split, index=manifest.index, name="split", dtype=object)
+
+
+def _check_sizes(
+    targets: NDArray[np.float32], groups: NDArray[np.int64], classes: tuple[str, ...], n_parts: int
+) -> None:
+    counts = [len(np.unique(groups[column == 1])) for column in targets.T]
+    smallest = int(np.argmin(counts))
+    if counts[smallest] < n_parts:
+        raise UserError(
+            f"The class {classes[smallest]} has {counts[smallest]} image(s) or patient(s), too few "
+            f"to stand in each of {n_parts} parts of the split. Add images, or leave the class out "
+            "(--min-count, where images have several)."
+        )
+
+
+def _check_sides(
+    targets: NDArray[np.float32], held: NDArray[np.bool_], classes: tuple[str, ...]
+) -> None:
+    for name, column in zip(classes, targets.T, strict=True):
         # Where patients have images of several classes, one class can be torn off with another.
-        if len(np.unique(held[labels == index])) < 2:
+        if len(np.unique(held[column == 1])) < 2:
             raise UserError(
                 f"The class {name} falls on one side of the split only, since its few patients or "
                 "copies stay together with images of other classes. Try another --seed or "
                 "--val-fraction."
             )
-    split = manifest["split"].to_numpy(dtype=object).copy()
-    split[rows] = np.where(held, "val", "train")
-    return pd.Series(split, index=manifest.index, name="split", dtype=object)
 
 
 def _groups(

@@ -206,10 +206,13 @@ def fit_head(
     rows = np.union1d(train.rows, val.rows)
     head_run = RunFolder(run.path / "head")
     # What is stopped here is resumed with the run as a whole.
-    head_config = dataclasses.replace(config, epochs=config.codes_epochs, resume=run.path)
+    head_config = dataclasses.replace(
+        config, epochs=config.codes_epochs, stages="", resume=run.path
+    )
     linear = model.body.get_submodule(model.parts.head)
     # The very layers of the network, not copies: what is trained here is trained there.
     head = GrayModel(nn.Sequential(nn.Flatten(), linear), model.arch, model.mean, model.std, 1)
+    head.activation = model.activation
     codes = build_codes(model, cache, rows, head_config, device, deadline=deadline)
     coded_train, coded_val = code_sets(codes, rows, train, val)
     head_state = start_state(head, len(coded_train), head_config, device)

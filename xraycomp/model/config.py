@@ -2,13 +2,15 @@
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Self, get_args, get_origin
 
 from xraycomp.console.errors import UserError
+from xraycomp.data.split import SplitPlan
 from xraycomp.model.pooling import Pool
+from xraycomp.model.stages import ALL, Stage, parse_stages
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,26 @@ class TrainConfig:
     """Course of the learning rate; step divides it by 10 at a half and at three quarters."""
     warmup_epochs: float = 1.0
     """Epochs of linear warm-up (cosine, step, constant)."""
+    stages: str = ""
+    """Train in stages in place of --lr and --epochs: "layers:lr:epochs[:loss] ...". Layers: head,
+    all, or the name of a layer of the network; it and all after it learn, the rest is frozen."""
+
+    loss: Literal["auto", "cross_entropy", "bce", "weighted_bce", "focal", "asymmetric"] = "auto"
+    """auto: cross_entropy for one class an image, bce for findings; focal is for both."""
+    gamma: float = 2.0
+    """How strongly focal plays down what is already right."""
+    alpha: float = 0.25
+    """Weight in focal of findings that are there; those that are not have 1 - alpha."""
+    gamma_neg: float = 4.0
+    """The gamma of asymmetric for findings that are not there."""
+    gamma_pos: float = 1.0
+    """The gamma of asymmetric for findings that are there."""
+    margin: float = 0.05
+    """Probability below which findings that are not there cost asymmetric nothing."""
+    max_weight: float = 20.0
+    """Largest weight in weighted_bce, which balances the images with and without a finding."""
     label_smoothing: float = 0.05
-    """Share of each label given to all classes."""
+    """Share of each label given to all classes; for findings, to there and not there."""
     class_weights: bool = False
     """Weight the loss by inverse class frequency (in place of --weighted-sampling, as a rule)."""
     weighted_sampling: bool = True
@@ -97,10 +117,21 @@ class TrainConfig:
     mixup: float = 0.0
     """Alpha of mixup; 0 mixes nothing."""
 
+    no_finding_class: bool = False
+    """Make images without any finding a class of their own (multilabel)."""
+    drop_no_finding: bool = False
+    """Leave out images without any finding (multilabel)."""
+    min_count: int = 0
+    """Leave out findings with fewer labelled images (multilabel)."""
+    split: Literal["fraction", "official", "chexnet"] = "fraction"
+    """How the labelled images are parted: by --test-fraction and --val-fraction, by the official
+    test list (with --val-fraction of the others), or 70/10/20 as CheXNet. By patient always."""
+    test_fraction: float = 0.0
+    """Share of the labelled images kept for testing."""
     val_fraction: float = 0.1
     """Share of the labelled images kept for validation."""
     folds: int = 0
-    """Cut into this many folds instead, and validate on --fold."""
+    """Cut what is not for testing into this many folds instead, and validate on --fold."""
     fold: int = 0
     """The fold to validate on."""
     keep_duplicates_together: bool = True
@@ -134,13 +165,17 @@ class TrainConfig:
         object.__setattr__(self, "head", tuple(self.head))  # JSON and TOML have lists
         widths = all(type(width) is int and width >= 1 for width in self.head)
         self._check("head", widths, "a list of widths of at least 1")
-        for name in ("codes_epochs", "codes_passes"):
-            self._check(name, getattr(self, name) >= 0, "0 or more")
-        for name in ("lr", "momentum", "weight_decay", "warmup_epochs", "clip_grad", "mixup"):
+        for name in (
+            *("min_count", "lr", "momentum", "weight_decay", "warmup_epochs", "clip_grad"),
+            *("gamma", "gamma_neg", "gamma_pos", "mixup", "codes_epochs", "codes_passes"),
+        ):
             self._check(name, getattr(self, name) >= 0, "0 or more")
         for name in ("label_smoothing", "ema_decay", "scale", "shift", "brightness", "contrast"):
             self._check(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
-        for name in ("optimizer", "schedule", "monitor", "pool"):
+        self._check("margin", 0 <= self.margin < 1, "at least 0 and below 1")
+        self._check("alpha", 0 <= self.alpha <= 1, "from 0 to 1")
+        self._check("max_weight", self.max_weight > 0, "more than 0")
+        for name in ("optimizer", "schedule", "monitor", "loss", "split", "pool"):
             choices = get_args(type(self).__annotations__[name])
             named = ", ".join(filter(None, choices))
             self._check(name, getattr(self, name) in choices, f"one of {named}")
@@ -158,6 +193,12 @@ class TrainConfig:
             self._check("devices", self.devices >= 1, "at least 1")
         if self.workers is not None:
             self._check("workers", self.workers >= 1, "at least 1")
+        losses = get_args(type(self).__annotations__["loss"])
+        for stage in parse_stages(self.stages, self.loss):
+            if stage.loss not in losses:
+                raise UserError(
+                    f"--stages: there is no loss {stage.loss!r}; use one of {', '.join(losses)}."
+                )
 
     def _check(self, name: str, holds: bool, what: str) -> None:
         if not holds:
@@ -165,9 +206,19 @@ class TrainConfig:
             raise UserError(f"--{flag} is {getattr(self, name)}; it must be {what}.")
 
     @property
+    def split_plan(self) -> SplitPlan:
+        """How the labelled images are parted."""
+        return SplitPlan(**{item.name: getattr(self, item.name) for item in fields(SplitPlan)})
+
+    @property
     def cache_size(self) -> int:
         """Side of the cached images in pixels: what evaluation resizes to before its crop."""
         return self.resize_size or round(self.image_size * 8 / 7)
+
+    def training_stages(self) -> tuple[Stage, ...]:
+        """The stages in their order, at least one: without --stages the whole network is one."""
+        whole = Stage(ALL, self.lr, self.epochs, self.loss)
+        return parse_stages(self.stages, self.loss) or (whole,)
 
     @classmethod
     def from_recipe(cls, recipe: Mapping[str, Any], where: str, **given: Any) -> Self:
@@ -180,7 +231,7 @@ class TrainConfig:
     @classmethod
     def check_recipe(cls, recipe: Mapping[str, Any], where: str) -> dict[str, Any]:
         """Return ``recipe`` as fields of the configuration, or raise ``UserError``."""
-        kinds = {field.name: _kinds(field.type) for field in dataclasses.fields(cls)}
+        kinds = {field.name: _kinds(field.type) for field in fields(cls)}
         for name, value in recipe.items():
             if name not in kinds:
                 close = get_close_matches(name, kinds, n=1)

@@ -24,16 +24,18 @@ from xraycomp.model.distributed import (
     reduce_gradients,
     seed_share,
     share,
+    world_size,
 )
 from xraycomp.model.inference import autocast_dtype, predict_probs
-from xraycomp.model.losses import cross_entropy, inverse_frequency_weights
+from xraycomp.model.losses import create_loss, log_loss
 from xraycomp.model.run import RunFolder, save_checkpoint
-from xraycomp.model.state import Progress, TrainState, checkpoint
+from xraycomp.model.stages import train_from
+from xraycomp.model.state import Progress, TrainState, checkpoint, next_stage
 
 log = logging.getLogger(__name__)
 
-Score = Callable[[NDArray[np.int64], NDArray[np.float64]], dict[str, float]]
-"""Labels (n,) and probabilities (n, n_classes) to the val_* columns of ``metrics.csv``."""
+Score = Callable[[NDArray[np.float32], NDArray[np.float64]], dict[str, float]]
+"""Targets and probabilities, both (n, n_classes), to the val_* columns of ``metrics.csv``."""
 
 _STEPS_BETWEEN_CHECKS = 16  # reading the loss makes a GPU wait, so it is not done every step
 _SECONDS_TO_WRITE = 10.0  # kept back before a deadline for plots and files
@@ -51,7 +53,7 @@ def fit(
     deadline: float | None = None,
     images_after: int = 0,
 ) -> bool:
-    """Train to the end of ``config.epochs``, keeping ``best.pt`` and ``checkpoint.pt`` in ``run``.
+    """Train to the end of the last stage, keeping ``best.pt`` and ``checkpoint.pt`` in ``run``.
 
     Where several processes train together, all of them call this with the same arguments; the main
     one alone validates and writes.
@@ -77,10 +79,7 @@ def fit(
     """
     loop = Loop(state, train, val, classes, config, run, score)
     with StopRequest() as stop:
-        while state.epoch < config.epochs:
-            if config.patience and state.epoch - state.best_epoch > config.patience:
-                log.info("No better score for %d epochs: stopping early.", config.patience)
-                break
+        while state.stage < len(loop.stages):
             whole = loop.train_epoch(stop, deadline, images_after)
             if whole:
                 loop.finish_epoch()
@@ -116,14 +115,23 @@ class Loop:
         self.device = next(self.state.model.parameters()).device
         self.dtype = autocast_dtype(self.device)
         self.weights = (
-            balanced_weights(self.train.labels) if self.config.weighted_sampling else None
+            balanced_weights(self.train.targets) if self.config.weighted_sampling else None
         )
         self.targets = torch.from_numpy(self.train.targets).to(self.device)
-        self.class_weights: Tensor | None = None
-        if self.config.class_weights:
-            self.class_weights = inverse_frequency_weights(self.targets.sum(dim=0))
+        self.known = np.count_nonzero(~np.isnan(self.train.targets), axis=1)
+        self.stages = self.config.training_stages()
+        self.losses = [
+            create_loss(stage.loss, self.config, self.targets, self.state.model.activation)
+            for stage in self.stages
+        ]
         # Before the first validation: a guess, three times as fast as training.
         self.predict_seconds_per_image: float | None = None
+
+    @property
+    def last_epoch(self) -> int:
+        """The number of the last epoch, as far as it is known: stages may end early."""
+        left = sum(stage.epochs for stage in self.stages[self.state.stage :])
+        return self.state.stage_start + left
 
     def train_epoch(self, stop: StopRequest, deadline: float | None, images_after: int) -> bool:
         """Train to the end of the epoch; False if stopped before."""
@@ -135,11 +143,12 @@ class Loop:
         began, already = time.monotonic(), progress.seconds
         pending: list[Tensor] = []
         state.model.train()
+        train_from(state.model.body, self.stages[state.stage].layers)
         with tqdm(
             total=steps * per_step,
             initial=progress.step * per_step,
             unit="img",
-            desc=f"Epoch {state.epoch + 1}/{config.epochs}",
+            desc=f"Epoch {state.epoch + 1}/{self.last_epoch}",
             leave=False,
             disable=not is_main(),
         ) as bar:
@@ -160,14 +169,21 @@ class Loop:
         return True
 
     def step(self, positions: NDArray[np.int64]) -> Tensor:
-        """One optimizer step on the training images at ``positions``; returns the mean loss.
+        """One optimizer step on the training images at ``positions``; returns the loss, whose mean
+        over the processes is the mean over the known labels of all these images.
+
+        The gradient is that of one batch of them all, however many parts and processes they are
+        shared among, for a network without batch norm (which sees one part at a time) and without
+        mixup (which mixes within a part).
 
         Every process prepares the whole batch, so that they all draw the same, and learns from its
-        share; the loss is that of the share.
+        share.
         """
         state, config = self.state, self.config
         seed_share(config.seed, state.epoch, state.progress.step)
         losses = []
+        # Parts weigh as much as they have labels: each loss is a mean over known ones.
+        labels = max(int(self.known[positions].sum()), 1) / world_size()
         for part, batch in enumerate(whole_batches(positions, config.batch_size)):
             began = time.monotonic()
             block = torch.from_numpy(self.train.cache.gather(self.train.rows[batch]))
@@ -184,8 +200,9 @@ class Loop:
             images = images.contiguous(memory_format=torch.channels_last)
             with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
                 logits = state.model(images)
-            loss = cross_entropy(logits, targets, config.label_smoothing, self.class_weights)
-            state.scaler.scale(loss / config.accumulate).backward()  # type: ignore[no-untyped-call]
+            weight = float(self.known[batch[mine]].sum() / labels)
+            loss = self.losses[state.stage](logits, targets) * weight
+            state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
         reduce_gradients(state.model.parameters())
         if config.clip_grad:
@@ -197,7 +214,7 @@ class Loop:
         state.scheduler.step()
         if state.ema:
             state.ema.update_parameters(state.model)
-        return torch.stack(losses).mean()
+        return torch.stack(losses).sum()
 
     def _check_losses(self, pending: list[Tensor]) -> None:
         for loss in mean_over_processes(torch.stack(pending)).tolist():
@@ -213,9 +230,10 @@ class Loop:
             if self.run.checkpoint.is_file()
             else "No checkpoint had been saved yet"
         )
+        flag = "rate in --stages" if self.config.stages else "--lr"
         raise UserError(
             f"The loss became {loss} in epoch {self.state.epoch + 1}. {kept}; try a lower "
-            f"--lr than {self.config.lr:g}."
+            f"{flag} than {self.stages[self.state.stage].lr:g}."
         )
 
     def _must_stop(self, deadline: float | None, images_after: int) -> bool:
@@ -231,14 +249,28 @@ class Loop:
         return time.monotonic() + to_predict * seconds_per_image + _SECONDS_TO_WRITE > deadline
 
     def finish_epoch(self) -> None:
-        """Judge the epoch and save the checkpoint."""
-        state = self.state
+        """Judge the epoch, end the stage if this was its last one, and save the checkpoint."""
+        state, config = self.state, self.config
         if is_main():
             self.judge_epoch()
         # All have to know when there was no better score for too long.
         state.best, state.best_epoch = from_main((state.best, state.best_epoch))
         state.epoch += 1
         state.progress = Progress()
+        # Each stage has a new beginning to become better from.
+        since = state.epoch - max(state.best_epoch, state.stage_start - 1)
+        early = bool(config.patience) and since > config.patience
+        if state.epoch - state.stage_start == self.stages[state.stage].epochs:
+            next_stage(state, config)
+        elif early:
+            last = state.stage + 1 == len(self.stages)
+            log.info(
+                "No better score for %d epochs: %s.",
+                config.patience,
+                "stopping early" if last else "going on to the next stage",
+            )
+            next_stage(state, config)
+        # Saved after it, so that a run that stops here goes on with the next stage.
         self.save()
 
     def judge_epoch(self) -> None:
@@ -249,6 +281,7 @@ class Loop:
         shown = progress.step * config.batch_size * config.accumulate
         row = {
             "epoch": state.epoch + 1,
+            "stage": state.stage + 1,
             "seconds": round(progress.seconds, 3),
             "data_seconds": round(progress.data_seconds, 3),
             "images_per_second": round(shown / progress.seconds, 2),
@@ -265,7 +298,7 @@ class Loop:
             "Epoch %d/%d: train loss %.4f, val loss %.4f, accuracy %.4f, macro F1 %.4f, "
             "AUROC %.4f%s (%.1f s, %.0f img/s)",
             state.epoch + 1,
-            config.epochs,
+            self.last_epoch,
             row["train_loss"],
             scores["val_loss"],
             scores["val_accuracy"],
@@ -288,10 +321,9 @@ class Loop:
             desc="Validate",
         )
         self.predict_seconds_per_image = (time.monotonic() - began) / len(self.val)
-        true = probs[np.arange(len(probs)), self.val.labels]
-        val_loss = float(-np.log(np.maximum(true, np.finfo(float).tiny)).mean())
+        val_loss = log_loss(self.val.targets, probs, self.state.model.activation)
         self._check_loss(val_loss)  # the step after the last checked loss may have spoilt a weight
-        return {"val_loss": val_loss, **self.score(self.val.labels, probs)}
+        return {"val_loss": val_loss, **self.score(self.val.targets, probs)}
 
     def save_best(self) -> None:
         """Write ``best.pt``: the judged weights and what is needed to use them."""
@@ -302,6 +334,7 @@ class Loop:
             "model": judged.state_dict(),
             "mean": judged.mean,
             "std": judged.std,
+            "activation": judged.activation,
             "classes": list(self.classes),
             "config": self.config.to_json(),
             "epoch": self.state.best_epoch + 1,  # 0: what there was before the first whole one

@@ -47,13 +47,16 @@ def load_best(path: Path, classes: tuple[str, ...], config: TrainConfig) -> Gray
 
     Raises ``UserError`` for a damaged file and for one of other classes or another architecture.
     """
-    found = read_checkpoint(path)["classes"]
+    saved = read_checkpoint(path)
+    found = saved["classes"]
     if tuple(found) != classes:
         raise UserError(
             f"{path} was trained on the classes {', '.join(found)}, not on {', '.join(classes)}. "
             "Use the checkpoint of this run."
         )
-    return create_model(config.arch, len(classes), str(path), pool=config.pool, hidden=config.head)
+    model = create_model(config.arch, len(classes), str(path), pool=config.pool, hidden=config.head)
+    model.activation = saved.get("activation", "softmax")
+    return model
 
 
 @torch.inference_mode()
@@ -68,7 +71,8 @@ def predict_probs(
     tta: bool = False,
     desc: str | None = None,
 ) -> NDArray[np.float64]:
-    """Class probabilities of shape (len(rows), n_classes), each row adding up to 1.
+    """Class probabilities of shape (len(rows), n_classes), by the network's own activation: rows
+    add up to 1 where an image has one class, and each is for itself where it may have several.
 
     Each image is judged by itself (nothing is learned from the batch), so order and batch size
     change nothing but the last bits. ``tta`` averages over each image and its mirror image.
@@ -87,7 +91,7 @@ def predict_probs(
             images = prepare(block, config, model.mean, model.std)
             images = images.contiguous(memory_format=torch.channels_last)
             views = [images, images.flip(-1)] if tta else [images]
-            softmaxes = [model(view).double().softmax(dim=1) for view in views]
-            probs.append(torch.stack(softmaxes).mean(dim=0).cpu())
+            each = [model.probabilities(model(view)) for view in views]
+            probs.append(torch.stack(each).mean(dim=0).cpu())
             bar.update(len(block))
     return torch.cat(probs).numpy()

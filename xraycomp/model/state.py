@@ -1,6 +1,6 @@
 """Everything that changes while training, and its way into a checkpoint and back."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
@@ -13,6 +13,7 @@ from xraycomp.model.config import TrainConfig
 from xraycomp.model.distributed import prepare_model
 from xraycomp.model.inference import autocast_dtype
 from xraycomp.model.optimize import create_optimizer, create_scheduler
+from xraycomp.model.stages import first_layer, train_from
 from xraycomp.model.stem import GrayModel
 
 
@@ -35,7 +36,14 @@ class TrainState:
     scheduler: LRScheduler
     scaler: torch.amp.GradScaler
     ema: AveragedModel | None
+    steps: int
+    """Optimizer steps an epoch."""
     epoch: int = 0
+    """Epochs done, through all stages."""
+    stage: int = 0
+    """Stages done."""
+    stage_start: int = 0
+    """Epochs done when the present stage began."""
     best: float = -float("inf")
     best_epoch: int = -1
     progress: Progress = field(default_factory=Progress)
@@ -47,11 +55,14 @@ class TrainState:
 
 
 def start_state(
-    model: GrayModel, n_train: int, config: TrainConfig, device: torch.device
+    model: GrayModel, n_train: int, config: TrainConfig, device: torch.device, stage: int = 0
 ) -> TrainState:
     """Put the network on the device and make what trains it, the same in every process.
 
-    Raises ``UserError`` where the training set does not fill one step.
+    ``stage`` counts the stages that a checkpoint, which will be restored, has behind it.
+
+    Raises ``UserError`` where the training set does not fill one step, and for stages of layers
+    that the network does not have.
     """
     steps = n_train // (config.batch_size * config.accumulate)
     if steps == 0:
@@ -59,19 +70,45 @@ def start_state(
             f"--batch-size {config.batch_size} (times --accumulate {config.accumulate}) is larger "
             f"than the training set of {n_train:,} images. Choose a smaller one."
         )
+    stages = config.training_stages()
+    for each in stages:
+        first_layer(model.body, each.layers)
     prepare_model(model, device.type)
     model = model.to(device).to(memory_format=torch.channels_last)
-    optimizer = create_optimizer(model, config)
     average = get_ema_multi_avg_fn(config.ema_decay)  # type: ignore[no-untyped-call]
+    stage = min(stage, len(stages) - 1)  # of a finished run, the last
+    optimizer, scheduler = _stage_optimizer(model, config, stage, steps)
     return TrainState(
         model=model,
         optimizer=optimizer,
-        scheduler=create_scheduler(optimizer, config, steps),
+        scheduler=scheduler,
         scaler=torch.amp.GradScaler(device.type, enabled=autocast_dtype(device) == torch.float16),
         ema=AveragedModel(model, multi_avg_fn=average, use_buffers=True)
         if config.ema_decay
         else None,
+        steps=steps,
     )
+
+
+def next_stage(state: TrainState, config: TrainConfig) -> None:
+    """End the present stage, and let the layers of the next one learn, if there is one."""
+    state.stage += 1
+    state.stage_start = state.epoch
+    if state.stage < len(config.training_stages()):
+        state.optimizer, state.scheduler = _stage_optimizer(
+            state.model, config, state.stage, state.steps
+        )
+
+
+def _stage_optimizer(
+    model: GrayModel, config: TrainConfig, number: int, steps: int
+) -> tuple[Optimizer, LRScheduler]:
+    """Freeze what does not learn in that stage; an optimizer and a schedule for the rest."""
+    stage = config.training_stages()[number]
+    train_from(model.body, stage.layers)
+    config = replace(config, lr=stage.lr, epochs=stage.epochs)
+    optimizer = create_optimizer(model, config)
+    return optimizer, create_scheduler(optimizer, config, steps)
 
 
 def checkpoint(state: TrainState, classes: tuple[str, ...], config: TrainConfig) -> dict[str, Any]:
@@ -80,11 +117,14 @@ def checkpoint(state: TrainState, classes: tuple[str, ...], config: TrainConfig)
         "model": state.model.state_dict(),
         "mean": state.model.mean,
         "std": state.model.std,
+        "activation": state.model.activation,
         "optimizer": state.optimizer.state_dict(),
         "scheduler": state.scheduler.state_dict(),
         "scaler": state.scaler.state_dict(),
         "ema": state.ema.state_dict() if state.ema else None,
         "epoch": state.epoch,
+        "stage": state.stage,
+        "stage_start": state.stage_start,
         "progress": vars(state.progress),
         "best": state.best,
         "best_epoch": state.best_epoch,
@@ -104,6 +144,7 @@ def restore_state(state: TrainState, saved: dict[str, Any], where: str) -> None:
         if state.ema:
             state.ema.load_state_dict(saved["ema"])
         state.epoch = saved["epoch"]
+        state.stage, state.stage_start = saved["stage"], saved["stage_start"]
         state.best, state.best_epoch = saved["best"], saved["best_epoch"]
         state.progress = Progress(**saved["progress"])
         torch.set_rng_state(saved["rng"]["cpu"])

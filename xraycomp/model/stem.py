@@ -11,6 +11,8 @@ ones with the weights sum_c b_c W_c. The plane of ones is needed because zero pa
 mean and deviation every b_c is 0, and a stem of one channel is exact.
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +20,12 @@ from xraycomp.model.body import BodyParts
 
 Channels = tuple[float, float, float]
 NO_PARTS = BodyParts()
+Activation = Literal["softmax", "sigmoid"]
+
+
+def activation_for(*, multilabel: bool) -> Activation:
+    """What makes probabilities of logits: each class for itself where an image may have several."""
+    return "sigmoid" if multilabel else "softmax"
 
 
 class GrayModel(nn.Module):
@@ -32,7 +40,11 @@ class GrayModel(nn.Module):
     mean, std : the two scalars, kept in checkpoints beside the state dict
     planes : 1 if the stem reads the image alone, 2 if it also reads a plane of ones
     parts : where in the body the last feature map and the codes are
+    activation : what makes probabilities of the logits; all that depends on the kind of labels asks
+        for it here, and checkpoints keep it
     """
+
+    activation: Activation = "softmax"
 
     def __init__(
         self,
@@ -58,6 +70,11 @@ class GrayModel(nn.Module):
             images = torch.cat((images, torch.ones_like(images)), dim=1)
         logits: Tensor = self.body(images)
         return logits
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Probabilities in float64 for logits, both of shape (batch, num_classes)."""
+        logits = logits.double()
+        return logits.sigmoid() if self.activation == "sigmoid" else logits.softmax(dim=1)
 
 
 def gray_mix(mean: Channels, std: Channels) -> tuple[float, float, Tensor]:

@@ -38,6 +38,7 @@ SCRIPT = "train.py"
 _SUFFIXES = {".py", ".toml"}
 _NAMES = {"py.typed"}
 _UNKNOWN_COMMIT = "unknown"
+_NO_RUN = 'RUN = ""\n'
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,10 @@ def build(folder: Path, *, allow_internet: bool = False) -> Bundle:
     files = collect_sources(folder, metadata)
     told = {METADATA_FILE: (folder / METADATA_FILE).read_bytes()}
     check_no_credentials({**files, **told})
+    _check_scripts(files)
     sha256 = source_digest(files)
-    commit = source_commit() or _UNKNOWN_COMMIT
+    scripts = [folder / Path(name).name for name in files if name.startswith("kernel/")]
+    commit = source_commit(scripts) or _UNKNOWN_COMMIT
     text = compose(metadata, files, commit)
     size = len(text.encode())
     if size > MAX_BYTES:
@@ -129,6 +132,16 @@ def collect_sources(folder: Path, metadata: KernelMetadata) -> dict[str, bytes]:
     return {name: path.read_bytes().replace(b"\r\n", b"\n") for name, path in paths.items()}
 
 
+def _check_scripts(files: dict[str, bytes]) -> None:
+    """Raise ``UserError`` for Python that does not compile: on Kaggle it costs a queue to see."""
+    for name, content in files.items():
+        if name.endswith(".py"):
+            try:
+                compile(content, name, "exec", dont_inherit=True)
+            except (SyntaxError, ValueError) as error:
+                raise UserError(f"{name} is not valid Python ({error}). Correct it.") from error
+
+
 def _taken(folder: Path) -> list[Path]:
     return [
         path
@@ -156,12 +169,17 @@ def compose(metadata: KernelMetadata, files: dict[str, bytes], commit: str) -> s
         "# Do not edit it: the kit is packed inside, and the next build replaces it.\n"
         f"# sha256: {sha256}\n"
         f"# commit: {commit}\n"
-        f'{code}\n\nPAYLOAD = """\n{payload}"""\n\n'
+        f'{code}\n\n{_NO_RUN}PAYLOAD = """\n{payload}"""\n\n'
         'if __name__ == "__main__":\n'
-        f"    launch({', '.join(arguments)}, PAYLOAD)\n"
+        f"    launch({', '.join(arguments)}, PAYLOAD, RUN)\n"
         'elif __name__ == "__mp_main__":  # imported again by a child process\n'
         "    join()\n"
     )
+
+
+def mark_run(text: str, run: str) -> str:
+    """The built file's ``text`` with the number of one push, by which its output is known."""
+    return text.replace(_NO_RUN, f'RUN = "{run}"\n', 1)
 
 
 def _pack(files: dict[str, bytes]) -> bytes:

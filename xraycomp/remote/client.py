@@ -117,6 +117,11 @@ class Kaggle:
 class Unreachable(UserError):  # noqa: N818 - says what happened
     """The network or Kaggle was in trouble for longer than a call waits; nothing else is wrong."""
 
+    def __init__(self, message: str, kind: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+        """What the trouble is, in a few words."""
+
 
 class LostAnswer(UserError):  # noqa: N818 - says what happened
     """A call with an effect may or may not have taken it: look before doing it again."""
@@ -145,7 +150,8 @@ def connect(credential: Credential | None = None) -> Iterator[Kaggle]:
                 kwargs["timeout"] = TIMEOUT
             return super().send(*args, **kwargs)
 
-    with KaggleClient() as client:
+    # With a token of its own the SDK does not go and read files, which may not be readable.
+    with KaggleClient(api_token=credential.token or "none") as client:
         http = client.http_client()
         session = http._session  # the SDK offers no other way to its session
         for scheme in ("https://", "http://"):
@@ -193,7 +199,7 @@ def patiently(
             if hopeless:
                 raise UserError(explain_failure(error, subject)) from error
             if attempt == ATTEMPTS or pause > LONGEST_WAIT:
-                raise Unreachable(explain_failure(error, subject)) from error
+                raise Unreachable(explain_failure(error, subject), kind_of(error)) from error
             log.info("%s Trying again in %.0f s.", trouble(error), max(pause, 1))
             time.sleep(pause)
     raise AssertionError("the last attempt returns or raises")

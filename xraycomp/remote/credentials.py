@@ -76,28 +76,40 @@ def _token_variable() -> Credential | None:
     if not value:
         return None
     source = "KAGGLE_API_TOKEN"
-    if not _is_file(value):
-        return Credential(source, token=value)
+    if not _exists(Path(value)):
+        return Credential(source, token=value) if _can_be_sent(value) else _garbled(source)
     return _token_file(Path(value), f"KAGGLE_API_TOKEN (the file {value})")
 
 
-def _is_file(value: str) -> bool:
+def _exists(path: Path) -> bool:
     try:
-        return Path(value).exists()
-    except OSError:  # longer than a path can be
+        return path.exists()
+    except (OSError, ValueError):  # longer than a path can be, or in a folder that is closed
         return False
+
+
+def _can_be_sent(secret: str) -> bool:
+    """Whether it can stand in a request's header; what cannot would end up in a traceback."""
+    return secret.isascii() and secret.isprintable() and " " not in secret
+
+
+def _garbled(source: str) -> Credential:
+    problem = "holds line breaks, spaces or characters that no credential has: write it anew"
+    return Credential(source, problem=problem)
 
 
 def _token_files() -> list[Credential]:
     paths = [_home() / name for name in ("access_token", "access_token.txt")]
-    return [_token_file(path, f"~/.kaggle/{path.name}") for path in paths if path.exists()]
+    return [_token_file(path, f"~/.kaggle/{path.name}") for path in paths if _exists(path)]
 
 
 def _token_file(path: Path, source: str) -> Credential:
     try:
         token = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
-        return Credential(source, problem="cannot be read")
+        return Credential(source, problem="cannot be read as text: write it anew as UTF-8")
+    if not _can_be_sent(token):
+        return _garbled(source)
     return Credential(source, token=token, problem=_permissions(path) if token else "is empty")
 
 
@@ -107,10 +119,12 @@ def _username_and_key() -> list[Credential]:
     found = []
     if user and key:
         # Behind both variables the file is never asked, but the user may believe that it is.
-        found.append(Credential("KAGGLE_USERNAME and KAGGLE_KEY", username=user, key=key))
+        source = "KAGGLE_USERNAME and KAGGLE_KEY"
+        good = _can_be_sent(user + key)
+        found.append(Credential(source, username=user, key=key) if good else _garbled(source))
         user = key = ""
     path = kaggle_json_path()
-    if path.is_file():
+    if _exists(path):
         saved, problem = _kaggle_json(path)
         given = [f"KAGGLE_{name}" for name, value in (("USERNAME", user), ("KEY", key)) if value]
         user, key = user or saved["username"], key or saved["key"]
@@ -118,7 +132,10 @@ def _username_and_key() -> list[Credential]:
         if missing and not problem:
             problem = f"has no {' and no '.join(missing)}"
         source = " and ".join([*given, str(path)])
-        found.append(Credential(source, username=user, key=key, problem=problem))
+        if not _can_be_sent(user + key):
+            found.append(_garbled(source))
+        else:
+            found.append(Credential(source, username=user, key=key, problem=problem))
     elif user or key:
         names = ("KAGGLE_USERNAME", "KAGGLE_KEY")
         there, other = names if user else names[::-1]
@@ -138,7 +155,7 @@ def _kaggle_json(path: Path) -> tuple[dict[str, str], str]:
 
 def _oauth() -> Credential | None:
     path = _home() / "credentials.json"
-    if not path.is_file():
+    if not _exists(path):
         return None
     source = "the login in ~/.kaggle/credentials.json"
     try:

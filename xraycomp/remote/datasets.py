@@ -10,19 +10,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from xraycomp.console.errors import UserError, listing
 from xraycomp.remote.client import Kaggle, LostAnswer
 from xraycomp.remote.download import list_files
 from xraycomp.remote.failures import Subject
 from xraycomp.remote.transfer import upload_file
+from xraycomp.remote.waiting import wait_for
 
 log = logging.getLogger(__name__)
 
 READY_WITHIN = 1800.0
 """Seconds until waiting for a data set is given up."""
-FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 20.0
 """Seconds between two looks at most."""
 
@@ -67,19 +65,18 @@ def wait_until_ready(
     Raises ``UserError`` when that takes longer than ``READY_WITHIN`` seconds or fails.
     """
     began = time.monotonic()
-    pause = FIRST_PAUSE
     ref = "/".join(ref.split("/")[:2])  # kernel-metadata.json may pin a version behind it
-    with tqdm(bar_format="{desc} [{elapsed}]", leave=False) as bar:
-        while problem := _not_ready(kaggle, ref, version, files or {}):
-            if time.monotonic() - began > READY_WITHIN:
-                raise UserError(
-                    f"The data set {ref} is not ready after "
-                    f"{READY_WITHIN / 60:.0f} minutes: {problem}. Look at "
-                    f"https://www.kaggle.com/datasets/{ref} and push later."
-                )
-            bar.set_description_str(f"Data set {ref}: {problem}")
-            time.sleep(pause)
-            pause = min(pause * 1.5, LONGEST_PAUSE)
+
+    def look() -> tuple[str, bool | None]:
+        problem = _not_ready(kaggle, ref, version, files or {})
+        if problem and time.monotonic() - began > READY_WITHIN:
+            raise UserError(
+                f"The data set {ref} is not ready after {READY_WITHIN / 60:.0f} minutes "
+                f"({problem}). Look at https://www.kaggle.com/datasets/{ref} and push later."
+            )
+        return problem, None if problem else True
+
+    wait_for(look, f"Data set {ref}", LONGEST_PAUSE)
 
 
 def _not_ready(kaggle: Kaggle, ref: str, version: int | None, files: dict[str, int]) -> str:

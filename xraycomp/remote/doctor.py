@@ -32,7 +32,11 @@ def examine() -> tuple[list[str], bool]:
     for number, credential in enumerate(found, 1):
         lines.append(f"  {number}. {credential.source}: {_standing(credential, winner)}")
     if winner is None:
-        return [*lines, "None of them can be used."], False
+        return [
+            *lines,
+            "None of them can be used. Make a token at https://www.kaggle.com/settings/api and put "
+            "it into ~/.kaggle/access_token.",
+        ], False
     accepted, said = _try(winner)
     lines.append(said)
     if not accepted:

@@ -30,6 +30,8 @@ def download(kaggle: Kaggle, name: str, folder: Path) -> Path:
     """
     path = folder / f"{name.rsplit('/', 1)[-1]}.zip"
     listed = list_files(kaggle, name)
+    if not listed:
+        raise UserError(f"{_kind(name).capitalize()} {name} has no files on Kaggle.")
     log.info("%s: %s files, %s.", name, f"{len(listed):,}", _size(sum(listed.values())))
     if path.is_file():
         problem = check_zip(path, listed)
@@ -54,7 +56,7 @@ def download(kaggle: Kaggle, name: str, folder: Path) -> Path:
 def list_files(kaggle: Kaggle, name: str) -> dict[str, int]:
     """The files of a competition or data set: path to size in bytes; all pages.
 
-    Raises ``UserError`` where Kaggle refuses or the list is empty.
+    Raises ``UserError`` where Kaggle refuses.
     """
     from kagglesdk.competitions.types.competition_api_service import ApiListDataFilesRequest
     from kagglesdk.datasets.types.dataset_api_service import ApiListDatasetFilesRequest
@@ -79,8 +81,6 @@ def list_files(kaggle: Kaggle, name: str) -> dict[str, int]:
         if not answer.next_page_token:
             break
         request.page_token = answer.next_page_token
-    if not files:
-        raise UserError(f"{_kind(name).capitalize()} {name} has no files on Kaggle.")
     return files
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-NOT_ON_KAGGLE = ("kaggle", "kagglehub", "tyro")
+NOT_ON_KAGGLE = ("kaggle", "kagglehub", "kagglesdk", "slugify", "tyro")
 """What code inside a kernel may not lean on: the clients log in, the flag parser is not there."""
 
 

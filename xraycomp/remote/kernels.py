@@ -2,23 +2,23 @@
 
 import json
 import logging
-import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from xraycomp.console.errors import UserError, listing
+from xraycomp.console.errors import Stopped, UserError, listing
+from xraycomp.console.signals import StopRequest
 from xraycomp.data.files import write_json
-from xraycomp.remote.bundle import Bundle
-from xraycomp.remote.client import Kaggle, LostAnswer, Unreachable
+from xraycomp.remote.bundle import Bundle, mark_run
+from xraycomp.remote.client import Kaggle, LostAnswer
 from xraycomp.remote.datasets import wait_until_ready
 from xraycomp.remote.download import list_files
 from xraycomp.remote.failures import Subject
 from xraycomp.remote.metadata import KernelMetadata
+from xraycomp.remote.waiting import wait_for
 
 log = logging.getLogger(__name__)
 
@@ -27,9 +27,8 @@ PUSHED_FILE = "pushed.json"
 LOG_LINES = 15
 """How many last lines of a failed kernel's log are shown."""
 
-_FIRST_PAUSE = 5.0
-_PATIENCE = 1800.0  # seconds without any answer until waiting is given up
-_FAILED = {"ERROR", "CANCEL_ACKNOWLEDGED"}
+COMPLETE, FAILED = "COMPLETE", {"ERROR", "CANCEL_ACKNOWLEDGED"}
+"""Statuses at the end of a version."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,8 @@ class Pushed:
     ref: str
     """owner/slug."""
     version: int
+    run: str
+    """The number of this very push, which ``kernel.json`` in its output bears."""
     sha256: str
     """Of the bundled sources, as the kernel's own ``kernel.json`` has it."""
     commit: str
@@ -73,51 +74,68 @@ def push(kaggle: Kaggle, folder: Path, metadata: KernelMetadata, bundle: Bundle)
     """Send the built file as a new version and keep a note of it in the kernel's folder.
 
     Before: waits until attached data sets are ready, and asks for attached competitions, whose
-    absence Kaggle would not tell. After: every field that tells of a failure is looked at.
+    absence Kaggle would not tell. After: every field that tells of a failure is looked at. What is
+    sent differs from the built file in the number of the run alone, which its output will bear.
 
-    Raises ``UserError`` where anything is missing, refused, dropped or renamed.
+    Raises ``UserError`` where anything is missing, refused, dropped or renamed; ``Stopped`` where
+    Ctrl-C came while Kaggle was asked, once it is known what was done.
     """
     ref = f"{metadata.owner}/{metadata.slug}"
     for source in metadata.dataset_sources:
         wait_until_ready(kaggle, source)
     for slug in metadata.competition_sources:
         list_files(kaggle, slug)
-    text = bundle.path.read_text(encoding="utf-8")
-    try:
-        answer = kaggle.call(
-            kaggle.client.kernels.kernels_api_client.save_kernel,
-            _save_request(metadata, text),
-            Subject(f"take the kernel {ref}", kernel=ref),
-            repeat=False,
+    run = uuid.uuid4().hex
+    text = mark_run(bundle.path.read_text(encoding="utf-8"), run)
+    # Ctrl-C has to wait for the answer: without its version nobody knows what was done.
+    with StopRequest() as stop:
+        version, url, problem = _save(kaggle, metadata, ref, text)
+        pushed = Pushed(
+            ref=ref,
+            version=version,
+            run=run,
+            sha256=bundle.sha256,
+            commit=bundle.commit,
+            url=url or f"https://www.kaggle.com/code/{ref}",
+            when=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-    except LostAnswer as lost:
-        version = _recover(kaggle, ref, text)
-        if version is None:
-            raise UserError(
-                f"{lost} No version with this source is there yet: push again."
-            ) from lost
-        answer = None
-    else:
-        _check_answer(answer, ref)
-        version = answer.version_number
-    pushed = Pushed(
-        ref=ref,
-        version=version,
-        sha256=bundle.sha256,
-        commit=bundle.commit,
-        url=(answer.url if answer else "") or f"https://www.kaggle.com/code/{ref}",
-        when=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-    write_json(folder / PUSHED_FILE, asdict(pushed))
+        write_json(folder / PUSHED_FILE, asdict(pushed))
+    if problem:
+        raise UserError(problem)
+    if stop.signal_number:
+        raise Stopped(
+            f"Interrupted after {pushed.label} was pushed. Follow it with: "
+            f"python -m xraycomp.kernel wait {folder.name}",
+            stop.signal_number,
+        )
     return pushed
 
 
-def _save_request(metadata: KernelMetadata, text: str) -> Any:
+def _save(kaggle: Kaggle, metadata: KernelMetadata, ref: str, text: str) -> tuple[int, str, str]:
+    """Make the call once. Returns version, address, and what is wrong with what Kaggle made."""
+    subject = Subject(f"take the kernel {ref}", kernel=ref)
+    method = kaggle.client.kernels.kernels_api_client.save_kernel
+    try:
+        answer = kaggle.call(method, _save_request(metadata, ref, text), subject, repeat=False)
+    except LostAnswer as lost:
+        version = _recover(kaggle, ref, text)
+        if version is None:
+            raise UserError(f"{lost} No version with this run is there yet: push again.") from lost
+        log.info("%s It was: version %d is there.", lost, version)
+        return version, "", ""
+    if answer.error:
+        raise UserError(f"Kaggle did not take the kernel {ref}: {answer.error.rstrip('.')}.")
+    if not answer.version_number:
+        raise UserError(f"Kaggle took the kernel {ref} but gave no version: look at its page.")
+    return int(answer.version_number), answer.url, _problem(answer, ref)
+
+
+def _save_request(metadata: KernelMetadata, ref: str, text: str) -> Any:
     """The request that ``kaggle kernels push`` makes of the same folder."""
     from kagglesdk.kernels.types.kernels_api_service import ApiSaveKernelRequest
 
     request = ApiSaveKernelRequest()
-    request.slug = metadata.id
+    request.slug = ref
     request.new_title = metadata.title
     request.text = text
     request.language = metadata.language
@@ -137,9 +155,8 @@ def _save_request(metadata: KernelMetadata, text: str) -> Any:
     return request
 
 
-def _check_answer(answer: Any, ref: str) -> None:
-    if answer.error:
-        raise UserError(f"Kaggle did not take the kernel {ref}: {answer.error.rstrip('.')}.")
+def _problem(answer: Any, ref: str) -> str:
+    """What Kaggle left out of the version that it made, or called otherwise; empty if nothing."""
     dropped = [
         f"{kind} {listing(list(names))}"
         for kind, names in (
@@ -152,18 +169,17 @@ def _check_answer(answer: Any, ref: str) -> None:
         if names
     ]
     if dropped:
-        raise UserError(
+        return (
             f"Kaggle took {ref} version {answer.version_number} but dropped its "
             f"{'; '.join(dropped)}. Correct kernel-metadata.json (or accept the rules) and push "
             "again; the version that is running lacks them."
         )
-    if not answer.version_number:
-        raise UserError(f"Kaggle took the kernel {ref} but gave no version: look at its page.")
     if not str(answer.ref).rstrip("/").lower().endswith(ref.lower()):
-        raise UserError(
+        return (
             f"Kaggle calls the kernel {answer.ref}, not {ref}: let title and id in "
             "kernel-metadata.json agree and push again."
         )
+    return ""
 
 
 def _recover(kaggle: Kaggle, ref: str, text: str) -> int | None:
@@ -205,40 +221,26 @@ def address_version(request: Any, pushed: Pushed) -> None:
 def wait(kaggle: Kaggle, pushed: Pushed, *, longest_pause: float = 60.0) -> None:
     """Follow a version to its end, with a line of progress.
 
-    Pauses grow up to ``longest_pause`` seconds; the network may fail for half an hour. Waiting can
-    be interrupted and taken up again: it changes nothing on Kaggle.
+    Waiting can be interrupted and taken up again: it changes nothing on Kaggle.
 
     Raises ``UserError`` for a version that failed or was cancelled, with the end of its log.
     """
-    began = answered = time.monotonic()
-    pause = min(_FIRST_PAUSE, longest_pause)
-    last = ""
-    with tqdm(bar_format="{desc} [{elapsed}]", leave=False) as bar:
-        while True:
-            try:
-                status, failure = read_status(kaggle, pushed)
-                answered = time.monotonic()
-            except Unreachable as error:
-                if time.monotonic() - answered > _PATIENCE:
-                    raise
-                status, failure = last, ""
-                log.info("%s Waiting on.", error)
-            if status != last:
-                pause = min(_FIRST_PAUSE, longest_pause)
-                log.info("%s: %s.", pushed.label, status.lower())
-            last = status
-            bar.set_description_str(f"{pushed.label}: {status.lower()}")
-            if status == "COMPLETE":
-                log.info("It took %s.", tqdm.format_interval(time.monotonic() - began))
-                return
-            if status in _FAILED:
-                raise UserError(_explain_failure(kaggle, pushed, status, failure))
-            time.sleep(pause)
-            pause = min(pause * 1.5, longest_pause)
+
+    def look() -> tuple[str, bool | None]:
+        status, failure = read_status(kaggle, pushed)
+        if status in FAILED:
+            raise UserError(_explain_failure(kaggle, pushed, status, failure))
+        return status.lower(), True if status == COMPLETE else None
+
+    wait_for(look, pushed.label, longest_pause)
+    log.info("%s: complete", pushed.label)
 
 
 def _explain_failure(kaggle: Kaggle, pushed: Pushed, status: str, failure: str) -> str:
-    lines = decode_log(read_log(kaggle, pushed))[-LOG_LINES:]
+    try:
+        lines = decode_log(read_log(kaggle, pushed))[-LOG_LINES:]
+    except UserError as error:  # that it failed matters more than that its log cannot be had
+        lines = [f"not to be had: {error}"]
     ended = "failed" if status == "ERROR" else "was cancelled"
     reason = f" ({failure.rstrip('.')})" if failure else ""
     tail = "\n".join(["The end of its log:", *(f"  {line}" for line in lines)]) if lines else ""

@@ -32,7 +32,9 @@ def source_digest(files: Mapping[str, bytes]) -> str:
     return digest.hexdigest()
 
 
-def launch(kernel: str, sha256: str, commit: str, gpu: bool, script: str, payload: str) -> None:
+def launch(
+    kernel: str, sha256: str, commit: str, gpu: bool, script: str, payload: str, run: str
+) -> None:
     """Unpack ``payload``, make sure that its xraycomp is the one that is imported, run ``script``.
 
     Leaves the process with one sentence where the payload is not what was built.
@@ -53,7 +55,9 @@ def launch(kernel: str, sha256: str, commit: str, gpu: bool, script: str, payloa
         join()
         version = importlib.import_module("xraycomp").__version__
         print(f"{kernel}: bundle sha256 {sha256}, commit {commit}, xraycomp {version}", flush=True)
-        _write_facts({"kernel": kernel, "sha256": sha256, "commit": commit, "xraycomp": version})
+        _write_facts(
+            {"kernel": kernel, "sha256": sha256, "commit": commit, "xraycomp": version, "run": run}
+        )
         runpy.run_path(str(Path(folder, script)), run_name="__main__")
 
 

@@ -128,6 +128,12 @@ def read_metadata(folder: Path, *, allow_internet: bool = False) -> KernelMetada
             "enable_internet is true: many competitions forbid it; write false, or build with "
             "--allow-internet"
         )
+    slug = str(values.get("id", "")).partition("/")[2]
+    if slug and folder.resolve().name != slug:
+        problems.append(
+            f"the folder is called {folder.resolve().name} but id names the kernel {slug}, which a "
+            "push would overwrite; change id and title, or rename the folder"
+        )
     if problems:
         raise UserError(f"{path}: {'; '.join(problems)}.")
     given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}

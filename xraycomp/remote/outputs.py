@@ -10,7 +10,14 @@ from xraycomp.data.competition import built_in_slugs
 from xraycomp.data.files import atomic_folder, write_json, write_text
 from xraycomp.remote.client import Kaggle
 from xraycomp.remote.failures import Subject
-from xraycomp.remote.kernels import Pushed, decode_log, output_pages
+from xraycomp.remote.kernels import (
+    COMPLETE,
+    FAILED,
+    Pushed,
+    decode_log,
+    output_pages,
+    read_status,
+)
 from xraycomp.remote.transfer import download_file
 
 log = logging.getLogger(__name__)
@@ -32,6 +39,12 @@ def pull(kaggle: Kaggle, pushed: Pushed, runs_dir: Path, submissions_dir: Path) 
     """
     slug = pushed.ref.split("/")[1]
     folder = runs_dir / f"{slug}-v{pushed.version}"
+    status, failure = read_status(kaggle, pushed)
+    if status != COMPLETE and status not in FAILED:
+        raise UserError(
+            f"{pushed.label} is {status.lower()}. Wait for its end with: "
+            f"python -m xraycomp.kernel wait {slug}"
+        )
     if folder.exists():
         raise UserError(
             f"{folder} is there already. It holds version {pushed.version}; remove it to pull that "
@@ -44,7 +57,7 @@ def pull(kaggle: Kaggle, pushed: Pushed, runs_dir: Path, submissions_dir: Path) 
             for item in page.files or []:
                 _fetch(item.url, item.file_name, temporary, pushed)
         write_text(temporary / "kernel.log", "".join(f"{line}\n" for line in decode_log(text)))
-        _check_origin(temporary, pushed)
+        _check_origin(temporary, pushed, failure if status in FAILED else "")
         if _unfold_run(temporary):
             _settle(temporary / "config.json", folder, submissions_dir)
     submission = folder / "submission.csv"
@@ -64,20 +77,28 @@ def _fetch(url: str, name: str, folder: Path, pushed: Pushed) -> None:
     download_file(lambda: url, folder / path, subject)
 
 
-def _check_origin(folder: Path, pushed: Pushed) -> None:
+def _check_origin(folder: Path, pushed: Pushed, failure: str) -> None:
     path = folder / FACTS_FILE
     try:
-        made_by = str(json.loads(path.read_text(encoding="utf-8"))["sha256"])
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        made_by, run = str(facts["sha256"]), str(facts["run"])
     except (OSError, ValueError, KeyError, TypeError) as error:
+        why = f"; it failed ({failure.rstrip('.')})" if failure else ""
         raise UserError(
             f"The output of {pushed.label} has no {FACTS_FILE}, so it does not say which "
-            f"code made it; nothing was kept. See {pushed.url}"
+            f"code made it{why}; nothing was kept. See {pushed.url}"
         ) from error
     if made_by != pushed.sha256:
         raise UserError(
             f"The output on Kaggle was made by the bundle {made_by[:12]}, not by "
             f"{pushed.sha256[:12]} that was pushed from here as version {pushed.version}; nothing "
-            "was kept. Somebody pushed in between: push again, or pull where that was pushed."
+            f"was kept. It is of another version: see {pushed.url}"
+        )
+    if run != pushed.run:
+        raise UserError(
+            f"The output on Kaggle is that of another push of the same code, not of version "
+            f"{pushed.version} that was pushed from here; nothing was kept. Try again later, or "
+            f"see {pushed.url}"
         )
 
 

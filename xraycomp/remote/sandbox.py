@@ -103,8 +103,8 @@ def run_offline(built: Path, root: Path, images: int, timeout: float, where: str
             code = process.wait(timeout)
         except subprocess.TimeoutExpired:
             raise UserError(
-                f"The rehearsal of {where} did not end within {timeout:g} s. Give it longer with "
-                f"--timeout, or look at its last lines:\n{_last_lines(output)}"
+                f"The rehearsal of {where} did not end within {timeout / 60:g} minutes. Give it "
+                f"longer with --timeout, or look at its last lines:\n{_last_lines(output)}"
             ) from None
     if code:
         raise UserError(

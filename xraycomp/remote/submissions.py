@@ -5,19 +5,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from tqdm import tqdm
-
 from xraycomp.console.errors import UserError
-from xraycomp.remote.client import Kaggle, Unreachable
+from xraycomp.remote.client import Kaggle
 from xraycomp.remote.credentials import redact
 from xraycomp.remote.failures import Subject, status_of
+from xraycomp.remote.waiting import wait_for
 
 PENDING, COMPLETE, ERROR = "PENDING", "COMPLETE", "ERROR"
 
 _PAGE = 100
-# Seconds without an answer until waiting for a score ends.
-_PATIENCE = 1800.0
-# The same where Kaggle does not know the submission: it may take a moment until it does everywhere.
+# Seconds for which Kaggle may not know a submission: until it is known everywhere takes a moment.
 _UNKNOWN = 60.0
 
 
@@ -107,42 +104,20 @@ def wait_for_score(kaggle: Kaggle, ref: int, longest_pause: float = 60.0) -> Sen
     request = ApiGetSubmissionRequest()
     request.ref = ref
     subject = Subject(f"say the score of submission {ref}")
-    pause, answered = 1.0, time.monotonic()
-    with tqdm(
-        desc=f"Submission {ref}: {PENDING}",
-        bar_format="{desc}, {elapsed}",
-        leave=False,
-        disable=None,  # no clock in a file or a pipe
-    ) as bar:
-        while True:
-            try:
-                sent = _sent(kaggle.call(api(kaggle).get_submission, request, subject))
-                if sent.status != PENDING:
-                    return sent
-                answered = time.monotonic()
-                bar.set_description_str(f"Submission {ref}: {PENDING}")
-            except UserError as error:
-                if time.monotonic() - answered > _patience(error):
-                    raise
-                bar.set_description_str(f"Submission {ref}: no answer, asking again")
-            pause = min(pause * 1.5, longest_pause)
-            _sleep(pause, bar)
+    began = time.monotonic()
 
+    def look() -> tuple[str, Sent | None]:
+        try:
+            sent = _sent(kaggle.call(api(kaggle).get_submission, request, subject))
+        except UserError as error:
+            cause = error.__cause__
+            unknown = isinstance(cause, Exception) and status_of(cause) == 404
+            if unknown and time.monotonic() - began < _UNKNOWN:
+                return "not listed yet", None
+            raise
+        return sent.status.lower(), None if sent.status == PENDING else sent
 
-def _patience(error: UserError) -> float:
-    """For how many seconds such a failure may go on."""
-    if isinstance(error, Unreachable):
-        return _PATIENCE
-    cause = error.__cause__
-    return _UNKNOWN if isinstance(cause, Exception) and status_of(cause) == 404 else -1.0
-
-
-def _sleep(seconds: float, bar: "tqdm[Any]") -> None:
-    """Sleep while the clock ticks."""
-    end = time.monotonic() + seconds
-    while (left := end - time.monotonic()) > 0:
-        time.sleep(min(left, 1.0))
-        bar.refresh()
+    return wait_for(look, f"Submission {ref}", longest_pause)
 
 
 def sync_command(competition: str) -> str:

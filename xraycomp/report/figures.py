@@ -13,7 +13,15 @@ from numpy.typing import ArrayLike
 from scipy.stats import rankdata
 from sklearn.metrics import average_precision_score
 
-from xraycomp.report.intervals import BoolArray, FloatArray, IntArray, ratio
+from xraycomp.report.intervals import (
+    BoolArray,
+    Estimate,
+    FloatArray,
+    IntArray,
+    known_rows,
+    percentile,
+    ratio,
+)
 
 
 @dataclass(frozen=True)
@@ -84,32 +92,50 @@ def class_mean(values: FloatArray, weights: ArrayLike = 1) -> FloatArray:
     return ratio((np.where(defined, values, 0) * kept).sum(axis=-1), kept.sum(axis=-1))
 
 
-def auroc(targets: BoolArray, scores: FloatArray) -> FloatArray:
+def class_means(
+    name: str,
+    value: FloatArray,
+    support: IntArray,
+    resampled: FloatArray,
+    resampled_support: IntArray,
+) -> dict[str, Estimate]:
+    """Plain and support-weighted mean over classes of one figure: (k,) and (resamples, k)."""
+    weighted = class_mean(resampled, resampled_support)
+    return {
+        f"macro_{name}": percentile(class_mean(value), class_mean(resampled)),
+        f"weighted_{name}": percentile(class_mean(value, support), weighted),
+    }
+
+
+def auroc(targets: BoolArray | FloatArray, scores: FloatArray) -> FloatArray:
     """Area under the ROC curve of each column, ties counted half (Mann and Whitney 1947).
 
     Parameters
     ----------
-    targets : bool array of shape (n, k)
+    targets : bool array of shape (n, k), or float array of 1, 0 and NaN (unknown: left out)
     scores : finite float array of shape (n, k), higher = more likely positive
 
     Returns
     -------
     float array of shape (k,) in [0, 1]; NaN where a column has one class only
     """
-    positives = targets.sum(axis=0)
-    rank_sum = np.where(targets, rankdata(scores, axis=0), 0).sum(axis=0)
-    wins = rank_sum - positives * (positives + 1) / 2
-    return ratio(wins, positives * (len(targets) - positives))
+    wins, pairs = [], []
+    for target, score, _ in known_rows(targets, scores):
+        positives = int(target.sum())
+        wins.append(rankdata(score)[target].sum() - positives * (positives + 1) / 2)
+        pairs.append(positives * (len(target) - positives))
+    return ratio(wins, pairs)
 
 
-def average_precision(targets: BoolArray, scores: FloatArray) -> FloatArray:
+def average_precision(targets: BoolArray | FloatArray, scores: FloatArray) -> FloatArray:
     """Average precision of each column as scikit-learn defines it: by steps, not interpolated.
 
     Parameters, shapes and NaN as in `auroc`.
     """
     result = np.full(targets.shape[1], np.nan)
-    for c in np.flatnonzero(targets.any(axis=0) & ~targets.all(axis=0)):
-        result[c] = average_precision_score(targets[:, c], scores[:, c])
+    for c, (target, score, _) in enumerate(known_rows(targets, scores)):
+        if target.any() and not target.all():
+            result[c] = average_precision_score(target, score)
     return result
 
 
@@ -122,3 +148,13 @@ def log_losses(labels: IntArray, probs: FloatArray) -> FloatArray:
     true = probs[np.arange(len(labels)), labels] / probs.sum(axis=1)
     losses: FloatArray = -np.log(np.maximum(true, np.finfo(np.float64).eps))
     return losses
+
+
+def binary_log_losses(targets: FloatArray, probs: FloatArray) -> FloatArray:
+    """Binary cross-entropy of each label, shape (n, k); 0 where the target is NaN.
+
+    Clipped at the machine epsilon, as in `log_losses`.
+    """
+    true = np.where(targets > 0.5, probs, 1 - probs)
+    losses: FloatArray = -np.log(np.maximum(true, np.finfo(np.float64).eps))
+    return np.where(np.isnan(targets), 0.0, losses)

@@ -1,14 +1,14 @@
-"""95 % intervals: Wilson for rates, DeLong for AUROC, bootstrap for what has no formula.
+"""95 % intervals: Wilson for rates, DeLong for AUROC, percentiles of a bootstrap for the rest.
 
 Every function works on whole arrays of figures at once and answers NaN, silently, where a figure is
 not defined.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import csr_array
 from scipy.special import expit, logit, ndtri
 from scipy.stats import rankdata
 
@@ -17,8 +17,6 @@ IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
 Z = float(ndtri(0.975))
-CHUNK_CELLS = 1_000_000
-"""How many bootstrap weights (4 bytes each) are held at once: memory stays flat, caches warm."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +37,36 @@ class Estimate:
         return {name: None if np.isnan(x) else float(x) for name, x in figures.items()}
 
 
+def entries(estimates: dict[str, Estimate]) -> dict[str, dict[str, float | None]]:
+    """The JSON-ready entry of each of several single figures."""
+    return {name: estimate.entry() for name, estimate in estimates.items()}
+
+
 def ratio(part: ArrayLike, whole: ArrayLike) -> FloatArray:
     """Divide, with NaN (and no warning) where ``whole`` is 0."""
     part, whole = np.broadcast_arrays(np.asarray(part, float), np.asarray(whole, float))
     quotient: FloatArray = np.full(whole.shape, np.nan)
     np.divide(part, whole, out=quotient, where=whole != 0)
     return quotient
+
+
+def known_rows(
+    targets: BoolArray | FloatArray, scores: FloatArray
+) -> Iterator[tuple[BoolArray, FloatArray, IntArray]]:
+    """Go through the columns: what is known to be so or not, its scores, and in which rows.
+
+    Parameters
+    ----------
+    targets : bool array of shape (n, k), or float array of 1, 0 and NaN (unknown)
+    scores : float array of shape (n, k)
+
+    Yields
+    ------
+    bool, float64 and int arrays of shape (m,), m <= n
+    """
+    for target, score in zip(targets.T, scores.T, strict=True):
+        rows = np.flatnonzero(~np.isnan(target))
+        yield target[rows].astype(bool), score[rows], rows
 
 
 def wilson(part: ArrayLike, whole: ArrayLike) -> Estimate:
@@ -77,7 +99,7 @@ def mean_interval(values: FloatArray) -> Estimate:
     return Estimate(mean, np.asarray(mean - Z * error), np.asarray(mean + Z * error))
 
 
-def delong(targets: BoolArray, scores: FloatArray) -> Estimate:
+def delong(targets: BoolArray | FloatArray, scores: FloatArray) -> Estimate:
     """AUROC of each column with DeLong's interval on the logit scale.
 
     The variance (DeLong, DeLong and Clarke-Pearson 1988) is that of the placement values, which
@@ -91,14 +113,14 @@ def delong(targets: BoolArray, scores: FloatArray) -> Estimate:
 
     Parameters
     ----------
-    targets : bool array of shape (n, k)
+    targets : bool array of shape (n, k), or float array of 1, 0 and NaN (unknown: left out)
     scores : finite float array of shape (n, k), higher = more likely positive
 
     Returns
     -------
     Estimate of shape (k,), in [0, 1]; NaN where a column has one class only
     """
-    columns = [_delong_column(targets[:, c], scores[:, c]) for c in range(targets.shape[1])]
+    columns = [_delong_column(target, score) for target, score, _ in known_rows(targets, scores)]
     area, error, pairs = np.array(columns, dtype=float).reshape(-1, 3).T
     regular = (error > 1e-9) & (area > 0) & (area < 1)
     safe = np.where(regular, area, 0.5)
@@ -130,7 +152,7 @@ def percentile(value: ArrayLike, resampled: FloatArray) -> Estimate:
 
     Resamples in which the figure is not defined are left out. Where all resamples agree (a perfect
     result can only be resampled into a perfect result) the bootstrap knows nothing, so the bounds
-    are NaN rather than a claim of certainty.
+    are NaN rather than a claim of certainty; so they are without any resample.
 
     Parameters
     ----------
@@ -138,117 +160,11 @@ def percentile(value: ArrayLike, resampled: FloatArray) -> Estimate:
     resampled : float array of shape (resamples, ...)
     """
     value = np.asarray(value, float)
+    if not len(resampled):
+        return Estimate(value, np.full_like(value, np.nan), np.full_like(value, np.nan))
     known = ~np.isnan(resampled)
     # nanquantile warns about columns without any number: give them one, and blank them below.
     filled = np.where(known.any(axis=0), resampled, 0.0)
     low, high = np.nanquantile(filled, [0.025, 0.975], axis=0)
     silent = np.nanmax(filled, axis=0) - np.nanmin(filled, axis=0) < 1e-12
     return Estimate(value, np.where(silent, np.nan, low), np.where(silent, np.nan, high))
-
-
-def resample_confusion(
-    confusion: IntArray, resamples: int, rng: np.random.Generator
-) -> NDArray[np.int64]:
-    """Draw the confusion matrices that resampling the images with replacement would give.
-
-    Each image falls in one cell, so their counts are multinomial: the same distribution as drawing
-    images, at a cost that does not grow with their number.
-
-    Parameters
-    ----------
-    confusion : int array of shape (k, k), at least one image
-
-    Returns
-    -------
-    int array of shape (resamples, k, k), each summing to ``confusion.sum()``
-    """
-    images = int(confusion.sum())
-    drawn = rng.multinomial(images, confusion.ravel() / images, size=resamples)
-    return drawn.reshape(resamples, *confusion.shape)
-
-
-@dataclass(frozen=True)
-class Rankings:
-    """AUROC, average precision and positives of each resample: arrays of shape (resamples, k)."""
-
-    auroc: FloatArray
-    average_precision: FloatArray
-    support: IntArray
-
-
-@dataclass(frozen=True)
-class _Column:
-    """Which images fall between, and which on, the m distinct scores of one column's positives.
-
-    ``segments @ weights`` gives the weight in 2m + 1 segments of ascending score: segment 2j + 1 is
-    the j-th distinct positive score, even segments are the gaps, which hold negatives only.
-    ``positives @ weights`` gives the positive weight on each of the m scores.
-    """
-
-    segments: csr_array
-    positives: csr_array
-
-    @classmethod
-    def of(cls, target: BoolArray, score: FloatArray) -> "_Column":
-        levels, level = np.unique(score[target], return_inverse=True)
-        segment = np.searchsorted(levels, score, "left") + np.searchsorted(levels, score, "right")
-        images = np.arange(len(score))
-        return cls(
-            _indicator(segment, images, (2 * len(levels) + 1, len(score))),
-            _indicator(level, images[target], (len(levels), len(score))),
-        )
-
-    def figures(self, weights: NDArray[np.int32]) -> tuple[FloatArray, FloatArray, IntArray]:
-        """AUROC, average precision and positive weight for each of b weightings, shape (n, b)."""
-        hits = self.positives @ weights
-        misses = self.segments @ weights
-        misses[1::2] -= hits
-        up_to = np.cumsum(misses, axis=0, dtype=np.int64)
-        below, through = up_to[:-1:2], up_to[1::2]
-        found = np.cumsum(hits[::-1], axis=0, dtype=np.int64)[::-1]
-        positives, negatives = hits.sum(axis=0, dtype=np.int64), up_to[-1]
-        # A negative with the same score counts as half beaten.
-        auroc = ratio((hits * (below + through)).sum(axis=0), 2 * positives * negatives)
-        called = found + negatives - below
-        precision = found / np.maximum(called, 1)
-        average = ratio((hits * precision).sum(axis=0), positives)
-        return auroc, np.where(negatives > 0, average, np.nan), positives
-
-
-def _indicator(rows: IntArray, columns: IntArray, shape: tuple[int, int]) -> csr_array:
-    return csr_array((np.ones(len(rows), np.int32), (rows, columns)), shape=shape)
-
-
-def resample_rankings(
-    targets: BoolArray, scores: FloatArray, resamples: int, rng: np.random.Generator
-) -> Rankings:
-    """AUROC and average precision of every column under resampling of whole images.
-
-    An image drawn w times is an image of weight w, so the scores are put in order once and each
-    resample only adds up integer weights (sparse sums over all resamples of a chunk at a time). All
-    columns share the draws: means over columns may be taken resample by resample. The result
-    depends on the seed and, up to rounding, not on the chunk size.
-
-    Parameters
-    ----------
-    targets : bool array of shape (n, k), n >= 1
-    scores : finite float array of shape (n, k)
-
-    Returns
-    -------
-    Rankings of shape (resamples, k); NaN where a resample has one class only
-    """
-    images, classes = targets.shape
-    columns = [_Column.of(targets[:, c], scores[:, c]) for c in range(classes)]
-    chunk = min(max(CHUNK_CELLS // images, 1), resamples)
-    auroc = np.empty((resamples, classes))
-    average = np.empty((resamples, classes))
-    support = np.empty((resamples, classes), np.int64)
-    for start in range(0, resamples, chunk):
-        part = slice(start, min(start + chunk, resamples))
-        weights = np.empty((images, part.stop - start), np.int32)
-        for b in range(part.stop - start):
-            weights[:, b] = np.bincount(rng.integers(images, size=images), minlength=images)
-        for c, column in enumerate(columns):
-            auroc[part, c], average[part, c], support[part, c] = column.figures(weights)
-    return Rankings(auroc, average, support)

@@ -10,8 +10,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.metrics import confusion_matrix
 
-from xraycomp.console.errors import UserError
-from xraycomp.report.checks import check_names, checked
+from xraycomp.report.checks import (
+    check_metric,
+    check_names,
+    check_resamples,
+    checked,
+    class_indices,
+)
 from xraycomp.report.figures import (
     RATES,
     Counts,
@@ -19,22 +24,24 @@ from xraycomp.report.figures import (
     average_precision,
     averaged,
     class_mean,
+    class_means,
     f1,
     hard_label_auroc,
     log_losses,
 )
+from xraycomp.report.findings import FINDING_METRICS, evaluate_findings, finding_scores
 from xraycomp.report.intervals import (
     BoolArray,
     Estimate,
     FloatArray,
     IntArray,
     delong,
+    entries,
     mean_interval,
     percentile,
-    resample_confusion,
-    resample_rankings,
     wilson,
 )
+from xraycomp.report.resampling import resample_confusion, resample_rankings
 from xraycomp.report.table import format_table
 
 __all__ = [
@@ -44,11 +51,14 @@ __all__ = [
     "competition_score",
     "epoch_scores",
     "evaluate",
+    "evaluate_findings",
     "format_table",
 ]
 
-METRICS = ("accuracy", "macro_f1", "auroc", "log_loss", "hard_label_auroc")
-"""Names that a competition may give its metric."""
+METRICS = (*FINDING_METRICS, "hard_label_auroc")
+"""Names that a competition may give its metric; the last one only where an image has one class."""
+
+RANKINGS = {"auroc": auroc, "average_precision": average_precision}
 
 
 def competition_score(
@@ -63,8 +73,8 @@ def competition_score(
     Parameters
     ----------
     name : one of `METRICS`
-        ``auroc``: with two classes by the score of ``positive`` (without it the second class; the
-        area is the same for both), with more the mean of every class against the rest.
+        ``auroc``, ``average_precision``: with two classes by the score of ``positive`` (without it
+        the second class), with more the mean of every class against the rest.
         ``hard_label_auroc``: the ROC AUC of the predicted labels, as acse4-ml-2020 scores. Its
         public board takes ``positive`` against the rest, its private board the mean of all classes.
     labels, probs, class_names : as in `evaluate`
@@ -83,12 +93,12 @@ def competition_score(
     """
     true, scores = checked(labels, probs)
     check_names(scores, class_names, positive=positive)
-    _check_metric(name, positive)
+    check_metric(name, METRICS, positive)
     chosen = _chosen(class_names, positive)
     if name == "log_loss":
         return {"score": float(log_losses(true, scores).mean())}
-    if name == "auroc":
-        areas = auroc(_one_hot(true, scores), scores)
+    if name in RANKINGS:
+        areas = RANKINGS[name](_one_hot(true, scores), scores)
         return {"score": float(areas[chosen] if len(areas) == 2 else class_mean(areas))}
     confusion = _confusion(true, scores)
     if name == "accuracy":
@@ -99,25 +109,30 @@ def competition_score(
     return {"public": float(areas[chosen]), "private": float(class_mean(areas))}
 
 
-def epoch_scores(labels: ArrayLike, probs: ArrayLike) -> dict[str, float]:
+def epoch_scores(
+    targets: ArrayLike, probs: ArrayLike, *, multilabel: bool = False
+) -> dict[str, float]:
     """Give the three columns of metrics.csv for one epoch, quickly: no intervals.
 
     Parameters
     ----------
-    labels : int array of shape (n,)
-    probs : float array of shape (n, k), rows sum to 1
+    targets : float array of shape (n, k) of 1 and 0; multilabel: NaN where unknown
+    probs : float array of shape (n, k); rows sum to 1 unless multilabel
 
     Returns
     -------
     dict with ``val_accuracy``, ``val_macro_f1`` and ``val_auroc`` (mean of every class against the
-    rest), each in [0, 1] or NaN
+    rest), each in [0, 1] or NaN; multilabel: the first two at the threshold 0.5, accuracy over
+    known labels
 
     Raises
     ------
     UserError
         When shapes or values do not fit.
     """
-    true, scores = checked(labels, probs)
+    if multilabel:
+        return finding_scores(targets, probs)
+    true, scores = checked(class_indices(targets), probs)
     confusion = _confusion(true, scores)
     return {
         "val_accuracy": float(np.trace(confusion) / len(true)),
@@ -150,18 +165,19 @@ def evaluate(
         The healthy class, for the rate of sick images called normal.
     metric, positive : as in `competition_score`
     resamples : int
-        Bootstrap resamples, at least 1.
+        Bootstrap resamples; without any, only the intervals that have a formula are given.
     seed : int
         Of the bootstrap: the same seed gives the same report.
 
     Returns
     -------
     dict
-        ``{"n": int, "overall": {figure: entry}, "classes": {class: {"support": int, figure:
-        entry}}, "confusion": [[int]] (rows = truth), "competition": {"metric": str, "score" or
-        "public" and "private": entry}}``, where an entry is ``{"value", "low", "high"}`` of floats,
-        None where not defined. Intervals: Wilson for rates, DeLong for the AUROC of a class, 1.96
-        standard errors for the log loss, percentile bootstrap over images for the rest.
+        ``{"n": int, "resamples": int, "overall": {figure: entry}, "classes": {class: {"support":
+        int, figure: entry}}, "confusion": [[int]] (rows = truth), "competition": {"metric": str,
+        "score" or "public" and "private": entry}}``, where an entry is ``{"value", "low", "high"}``
+        of floats, None where not defined. Intervals: Wilson for rates, DeLong for the AUROC of a
+        class, 1.96 standard errors for the log loss, percentile bootstrap over images for the
+        rest.
 
     Raises
     ------
@@ -170,9 +186,8 @@ def evaluate(
     """
     true, scores = checked(labels, probs)
     check_names(scores, class_names, positive=positive, normal=normal)
-    _check_metric(metric, positive)
-    if resamples < 1:
-        raise UserError(f"Intervals need at least 1 bootstrap resample, not {resamples}.")
+    check_metric(metric, METRICS, positive)
+    check_resamples(resamples)
     rng = np.random.default_rng(seed)
     targets, confusion = _one_hot(true, scores), _confusion(true, scores)
     counts = Counts.of(confusion)
@@ -194,50 +209,33 @@ def evaluate(
     # The matrices and the rankings are redrawn apart: each goes with the supports of its own draws.
     drawn = averaged(redrawn)
     for name, value in averaged(counts).items():
-        overall |= _means(name, value, counts.support, drawn[name], redrawn.support)
+        overall |= class_means(name, value, counts.support, drawn[name], redrawn.support)
     for name, value, resampled in (
         ("auroc", areas.value, rankings.auroc),
         ("average_precision", precision, rankings.average_precision),
     ):
-        overall |= _means(name, value, counts.support, resampled, rankings.support)
+        overall |= class_means(name, value, counts.support, resampled, rankings.support)
 
     chosen = _chosen(class_names, positive)
     if metric == "hard_label_auroc":
         competition = _hard_label_forms(counts, redrawn, chosen)
-    elif metric == "auroc":
+    elif metric in RANKINGS:
         binary = len(class_names) == 2
-        competition = {"score": areas.at(chosen) if binary else overall["macro_auroc"]}
+        mean = overall[f"macro_{metric}"]
+        competition = {"score": classes[metric].at(chosen) if binary else mean}
     else:
         competition = {"score": overall[metric]}
     return {
         "n": len(true),
-        "overall": _entries(overall),
+        "resamples": resamples,
+        "overall": entries(overall),
         "classes": {
             name: {"support": int(counts.support[c])}
-            | _entries({figure: estimate.at(c) for figure, estimate in classes.items()})
+            | entries({figure: estimate.at(c) for figure, estimate in classes.items()})
             for c, name in enumerate(class_names)
         },
         "confusion": confusion.tolist(),
-        "competition": {"metric": metric} | _entries(competition),
-    }
-
-
-def _entries(estimates: dict[str, Estimate]) -> dict[str, Any]:
-    return {name: estimate.entry() for name, estimate in estimates.items()}
-
-
-def _means(
-    name: str,
-    value: FloatArray,
-    support: IntArray,
-    resampled: FloatArray,
-    resampled_support: IntArray,
-) -> dict[str, Estimate]:
-    """Plain and support-weighted mean over classes of one figure: (k,) and (resamples, k)."""
-    weighted = class_mean(resampled, resampled_support)
-    return {
-        f"macro_{name}": percentile(class_mean(value), class_mean(resampled)),
-        f"weighted_{name}": percentile(class_mean(value, support), weighted),
+        "competition": {"metric": metric} | entries(competition),
     }
 
 
@@ -276,10 +274,3 @@ def _called_normal(
         sick = np.arange(len(confusion)) != healthy
         called[sick], support[sick] = confusion[sick, healthy], confusion[sick].sum(axis=1)
     return wilson(called, support), wilson(called.sum(), support.sum())
-
-
-def _check_metric(name: str, positive: str | None) -> None:
-    if name not in METRICS:
-        raise UserError(f"There is no metric {name!r}; use one of {', '.join(METRICS)}.")
-    if name == "hard_label_auroc" and positive is None:
-        raise UserError("The metric hard_label_auroc needs the name of the positive class.")

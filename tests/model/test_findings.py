@@ -1,0 +1,195 @@
+"""Training on findings of which an image may have several, none, or some that nobody knows."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import log_loss, roc_auc_score
+
+from xraycomp.data.batches import ImageSet
+from xraycomp.model import engine
+from xraycomp.model.augment import mix
+from xraycomp.model.inference import load_best, predict_probs
+from xraycomp.model.run import read_checkpoint, save_checkpoint
+from xraycomp.model.zoo import create_model
+from xraycomp.report.metrics import epoch_scores
+
+CPU = torch.device("cpu")
+scores = partial(epoch_scores, multilabel=True)
+
+
+@pytest.fixture(scope="module")
+def films(make_set, draw_film):
+    """96 films to learn from and 48 to judge by: a disc at the top, below, at both places or none.
+
+    Whether there is one below is not known of a fifth of the films.
+    """
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 2, (144, 2)).astype(np.float32)
+    drawn = []
+    for top, below in targets:
+        one, other = draw_film(0 if top else 2, rng), draw_film(1 if below else 2, rng)
+        drawn.append(np.maximum(one, other))
+    whole = make_set(drawn, np.zeros(144), 18)
+    targets[rng.random(144) < 0.2, 1] = np.nan
+    return tuple(
+        ImageSet(whole.cache, whole.rows[part], targets[part])
+        for part in (slice(96), slice(96, None))
+    )
+
+
+@pytest.fixture
+def start(begin, films, tiny_net):
+    """``begin`` on these films, with a network of two findings."""
+
+    def go(name="run", train=None, **changes):
+        net = tiny_net(classes=2)
+        net.activation = "sigmoid"
+        return begin(name, net, films[0] if train is None else train, films[1], **changes)
+
+    return go
+
+
+@pytest.mark.parametrize("loss", ["auto", "weighted_bce", "focal", "asymmetric"])
+def test_findings_that_can_be_learned_are_learned(start, films, plain_config, loss):
+    state, go, run = start(epochs=10, lr=0.1, loss=loss, label_smoothing=0.0)
+    assert go(scores)
+    table = run.epochs()
+    assert table["train_loss"].iloc[-1] < table["train_loss"].iloc[0] / 2
+    val = films[1]
+    probs = predict_probs(state.model, val.cache, val.rows, plain_config(), CPU)
+    known = ~np.isnan(val.targets)
+    assert (known.sum(axis=0) < [49, 48]).all()
+    for column in range(2):
+        rows = known[:, column]
+        assert roc_auc_score(val.targets[rows, column], probs[rows, column]) > 0.9
+    assert np.ptp(probs.sum(axis=1)) > 0.5  # rows are no distributions
+
+
+def test_the_validation_loss_is_that_of_the_known_labels(start, films, plain_config):
+    state, go, run = start(epochs=2, lr=0.05)
+    go(scores)
+    val = films[1]
+    probs = predict_probs(state.model, val.cache, val.rows, plain_config(), CPU)
+    known = ~np.isnan(val.targets)
+    wanted = log_loss(val.targets[known], probs[known])
+    assert run.epochs()["val_loss"].iloc[-1] == pytest.approx(wanted, abs=1e-6)
+
+
+def test_the_training_loss_is_the_mean_over_the_known_labels(start, films, plain_config):
+    """At a rate of 0, with the whole training set as one batch."""
+    state, go, run = start(lr=0.0, label_smoothing=0.0, batch_size=96)
+    go(scores)
+    train = films[0]
+    probs = predict_probs(state.model, train.cache, train.rows, plain_config(), CPU)
+    known = ~np.isnan(train.targets)
+    wanted = log_loss(train.targets[known], probs[known])
+    assert run.epochs()["train_loss"].iloc[0] == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["bce", "weighted_bce", "focal", "asymmetric"])
+@pytest.mark.parametrize(("batch_size", "accumulate"), [(4, 2), (1, 8)])
+def test_accumulated_gradients_equal_those_of_the_large_batch(start, batch_size, accumulate, loss):
+    """Though the parts have different numbers of known labels. Without batch norm, as always."""
+    whole, go, run = start("at_once", batch_size=8, loss=loss)
+    go(scores)
+    parts, go, other = start("in_parts", batch_size=batch_size, accumulate=accumulate, loss=loss)
+    go(scores)
+    for key, value in whole.model.state_dict().items():
+        torch.testing.assert_close(parts.model.state_dict()[key], value, atol=2e-5, rtol=0)
+    losses = [folder.epochs()["train_loss"].iloc[0] for folder in (run, other)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def test_shares_of_several_processes_weigh_by_their_known_labels(
+    start, films, plain_config, monkeypatch
+):
+    """The mean over the processes is the gradient of the whole batch."""
+    unknown = np.isnan(films[0].targets).any(axis=1)
+    positions = np.concatenate([np.flatnonzero(unknown)[:4], np.flatnonzero(~unknown)[:4]])
+
+    def gradients(name, part, processes):
+        state, _, run = start(name)
+        found = []
+        monkeypatch.setattr(engine, "share", lambda n: part)
+        monkeypatch.setattr(engine, "world_size", lambda: processes)
+        monkeypatch.setattr(
+            engine, "reduce_gradients", lambda all_: found.extend(p.grad.clone() for p in all_)
+        )
+        loop = engine.Loop(state, *films, ("top", "below"), plain_config(), run, scores)
+        loss = loop.step(positions)
+        return [*found, loss]
+
+    whole = gradients("whole", slice(0, 8), 1)
+    halves = [gradients(f"half {n}", slice(4 * n, 4 * n + 4), 2) for n in (0, 1)]
+    for wanted, one, other in zip(whole, *halves, strict=True):
+        torch.testing.assert_close((one + other) / 2, wanted, atol=1e-6, rtol=1e-5)
+
+
+def test_mixing_with_what_is_not_known_is_not_known():
+    targets = torch.tensor([[1.0, float("nan")], [0.0, 1.0], [1.0, 0.0], [0.0, float("nan")]])
+    images = torch.arange(4.0).view(4, 1, 1, 1)
+    for seed in range(5):
+        generator = np.random.default_rng(seed)
+        mixed, soft = mix(images, targets, 0.4, generator)
+        again = np.random.default_rng(seed)
+        again.beta(0.4, 0.4)
+        other = again.permutation(4)
+        unknown = targets.isnan() | targets[other].isnan()
+        assert torch.equal(soft.isnan(), unknown)
+        assert ((soft[:, 0] >= 0) & (soft[:, 0] <= 1)).all()
+        assert mixed.isfinite().all()
+
+
+def test_mixup_smoothing_and_averaging_go_with_unknown_labels(start):
+    _, go, run = start(epochs=2, mixup=0.4, label_smoothing=0.1, ema_decay=0.9, accumulate=2)
+    assert go(scores)
+    assert np.isfinite(run.epochs()[["train_loss", "val_loss"]]).all(axis=None)
+
+
+def test_a_training_set_of_unknown_labels_moves_nothing(start, films):
+    train = films[0]
+    blank = ImageSet(train.cache, train.rows, np.full_like(train.targets, np.nan))
+    state, go, run = start(train=blank, weight_decay=0)
+    before = {key: value.clone() for key, value in state.model.state_dict().items()}
+    go(scores)
+    for key, value in state.model.state_dict().items():
+        assert torch.equal(value, before[key])
+    assert run.epochs()["train_loss"].iloc[0] == 0
+
+
+def test_the_kind_of_probabilities_is_kept_with_the_weights(start, tmp_path, plain_config):
+    _, go, run = start()
+    go(scores)
+    for path in (run.best, run.checkpoint):
+        assert read_checkpoint(path)["activation"] == "sigmoid"
+    torch.manual_seed(0)
+    net = create_model("squeezenet1_1", 2)
+    for activation in ("sigmoid", "softmax"):
+        content = {"model": net.state_dict(), "mean": net.mean, "std": net.std, "config": {}}
+        path = tmp_path / f"{activation}.pt"
+        save_checkpoint(path, {**content, "classes": ["a", "b"], "activation": activation})
+        config = plain_config(arch="squeezenet1_1", image_size=32)
+        model = load_best(path, ("a", "b"), config)
+        assert model.activation == activation
+        logits = torch.tensor([[2.0, -1.0]])
+        wanted = logits.sigmoid() if activation == "sigmoid" else logits.softmax(dim=1)
+        torch.testing.assert_close(model.probabilities(logits), wanted.double())
+
+
+@pytest.mark.parametrize("tta", [False, True])
+def test_probabilities_of_findings_are_sigmoids(start, films, plain_config, tta):
+    state, _, _ = start()
+    val = films[1]
+    found = predict_probs(state.model, val.cache, val.rows, plain_config(), CPU, tta=tta)
+    state.model.activation = "softmax"
+    other = predict_probs(state.model, val.cache, val.rows, plain_config(), CPU, tta=False)
+    if not tta:
+        # Of two logits a and b the softmax is the sigmoid of their difference.
+        logits = np.log(found / (1 - found))
+        np.testing.assert_allclose(
+            1 / (1 + np.exp(logits[:, 1] - logits[:, 0])), other[:, 0], atol=1e-6
+        )
+    assert ((found > 0) & (found < 1)).all()
+    assert np.abs(found.sum(axis=1) - 1).max() > 1e-3

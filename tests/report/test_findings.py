@@ -1,0 +1,233 @@
+"""Many findings an image: every figure against scikit-learn on the known labels of each alone."""
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+from sklearn import metrics as sk
+
+from xraycomp.console.errors import UserError
+from xraycomp.report.figures import Counts, f1
+from xraycomp.report.findings import evaluate_findings, finding_scores
+from xraycomp.report.intervals import delong, ratio
+from xraycomp.report.metrics import epoch_scores
+from xraycomp.report.resampling import resample_cells, resample_rankings
+
+NAN = np.nan
+NAMES = ["Mass", "Effusion", "Edema", "Fibrosis"]
+
+
+def planted(n=400, k=4, seed=0, unknown=0.2, digits=None):
+    """Findings of falling prevalence, some unknown, and probabilities that know of them."""
+    rng = np.random.default_rng(seed)
+    targets = (rng.random((n, k)) < np.linspace(0.4, 0.1, k)).astype(float)
+    probs = 1 / (1 + np.exp(1 - rng.normal(size=(n, k)) - 1.5 * targets))
+    targets[rng.random((n, k)) < unknown] = NAN
+    return targets, probs if digits is None else probs.round(digits)
+
+
+@pytest.fixture(autouse=True)
+def _no_warnings():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+@pytest.mark.parametrize("digits", [None, 1])
+@pytest.mark.parametrize("unknown", [0, 0.3])
+def test_each_finding_equals_scikit_learn_on_its_known_images(unknown, digits):
+    targets, probs = planted(unknown=unknown, digits=digits)
+    limits = dict(zip(NAMES, [0.5, 0.4, 0.3, 0.6], strict=True))
+    report = evaluate_findings(targets, probs, NAMES, thresholds=limits, resamples=50)
+    assert report["n"] == 400
+    assert "confusion" not in report
+    for c, name in enumerate(NAMES):
+        known = ~np.isnan(targets[:, c])
+        y, s = targets[known, c] == 1, probs[known, c]
+        p = s >= limits[name]
+        expected = {
+            "accuracy": sk.accuracy_score(y, p),
+            "sensitivity": sk.recall_score(y, p),
+            "specificity": sk.recall_score(~y, ~p),
+            "precision": sk.precision_score(y, p),
+            "negative_predictive_value": sk.precision_score(~y, ~p),
+            "false_positive_rate": (~y & p).sum() / (~y).sum(),
+            "false_negative_rate": (y & ~p).sum() / y.sum(),
+            "f1": sk.f1_score(y, p),
+            "auroc": sk.roc_auc_score(y, s),
+            "average_precision": sk.average_precision_score(y, s),
+        }
+        found = dict(report["classes"][name])
+        assert found.pop("support") == y.sum()
+        assert found.pop("negatives") == (~y).sum()
+        assert found.pop("unknown") == 400 - known.sum()
+        assert found.pop("threshold") == limits[name]
+        assert {figure: entry["value"] for figure, entry in found.items()} == {
+            figure: pytest.approx(value) for figure, value in expected.items()
+        }
+        for entry in found.values():
+            assert 0 <= entry["low"] <= entry["value"] <= entry["high"] <= 1
+        alone = delong(y[:, None], s[:, None])
+        assert found["auroc"]["low"] == pytest.approx(float(alone.low[0]))
+
+
+def test_overall_figures_equal_scikit_learn():
+    targets, probs = planted(unknown=0)
+    called = probs >= 0.5
+    overall = evaluate_findings(targets, probs, NAMES, resamples=200)["overall"]
+    losses = [sk.log_loss(targets[:, c], probs[:, c]) for c in range(4)]
+    specificity = [sk.recall_score(targets[:, c] == 0, ~called[:, c]) for c in range(4)]
+    expected = {
+        "accuracy": (called == targets).mean(),
+        "log_loss": np.mean(losses),
+        "macro_specificity": np.mean(specificity),
+        "weighted_specificity": np.average(specificity, weights=targets.sum(axis=0)),
+    }
+    for mean in ("macro", "weighted"):
+        expected |= {
+            f"{mean}_sensitivity": sk.recall_score(targets, called, average=mean),
+            f"{mean}_precision": sk.precision_score(targets, called, average=mean),
+            f"{mean}_f1": sk.f1_score(targets, called, average=mean),
+            f"{mean}_auroc": sk.roc_auc_score(targets, probs, average=mean),
+            f"{mean}_average_precision": sk.average_precision_score(targets, probs, average=mean),
+        }
+    values = {figure: entry["value"] for figure, entry in overall.items()}
+    assert values == {figure: pytest.approx(value) for figure, value in expected.items()}
+    assert all(entry["low"] < entry["value"] < entry["high"] for entry in overall.values())
+
+
+def test_means_over_known_labels():
+    targets, probs = planted(unknown=0.3)
+    known = ~np.isnan(targets)
+    overall = evaluate_findings(targets, probs, NAMES, resamples=0)["overall"]
+    y, p = targets[known], probs[known]
+    assert overall["accuracy"]["value"] == pytest.approx(((p >= 0.5) == y).mean())
+    assert overall["log_loss"]["value"] == pytest.approx(sk.log_loss(y, p))
+    assert overall["accuracy"]["low"] < overall["accuracy"]["value"] < overall["accuracy"]["high"]
+    areas = [sk.roc_auc_score(targets[known[:, c], c], probs[known[:, c], c]) for c in range(4)]
+    assert overall["macro_auroc"] == {"value": pytest.approx(np.mean(areas)), "low": None} | {
+        "high": None
+    }
+
+
+def test_the_interval_of_accuracy_allows_for_labels_that_go_together():
+    """Four equal columns tell no more than one."""
+    targets, probs = planted(k=1, unknown=0)
+    one = evaluate_findings(targets, probs, ["a"], resamples=0)["overall"]
+    four = evaluate_findings(np.tile(targets, 4), np.tile(probs, 4), NAMES, resamples=0)["overall"]
+    for figure in ("accuracy", "log_loss"):
+        assert four[figure] == {key: pytest.approx(x) for key, x in one[figure].items()}
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, NAN])
+def test_a_finding_of_one_kind_only_is_none_and_left_out(value):
+    targets, probs = planted(unknown=0.1)
+    alone = evaluate_findings(targets[:, :3], probs[:, :3], NAMES[:3], resamples=30)
+    targets[:, 3] = np.where(np.isnan(targets[:, 3]), NAN, value)
+    report = evaluate_findings(targets, probs, NAMES, resamples=30)
+    figures = {k: v for k, v in report["classes"]["Fibrosis"].items() if isinstance(v, dict)}
+    assert set(map(str, figures.values())) == {str({"value": None, "low": None, "high": None})}
+    known = int((~np.isnan(targets[:, 3])).sum())
+    counted = {k: report["classes"]["Fibrosis"][k] for k in ("support", "negatives", "unknown")}
+    assert counted == {
+        "support": known if value == 1 else 0,
+        "negatives": known if value == 0 else 0,
+        "unknown": 400 - known,
+    }
+    for mean in ("macro", "weighted"):
+        for figure in ("auroc", "average_precision", "f1", "precision"):
+            name = f"{mean}_{figure}"
+            assert report["overall"][name] == {
+                key: pytest.approx(x) for key, x in alone["overall"][name].items()
+            }
+    json.dumps(report, allow_nan=False)
+
+
+def test_nothing_known_at_all():
+    report = evaluate_findings(np.full((3, 2), NAN), np.full((3, 2), 0.5), ["a", "b"], resamples=5)
+    assert {entry["value"] for entry in report["overall"].values()} == {None}
+    assert all(np.isnan(x) for x in finding_scores(np.full((3, 2), NAN), np.zeros((3, 2))).values())
+
+
+def test_resampled_figures_equal_those_of_the_same_images():
+    targets, probs = planted(n=80, unknown=0.3)
+    called = probs >= 0.4
+    cells = np.where(np.isnan(targets), -1, 2 * np.nan_to_num(targets) + called).astype(int)
+    counts = resample_cells(cells, 4, 25, np.random.default_rng(5))
+    ranks = resample_rankings(targets, probs, 25, np.random.default_rng(5))
+    rng = np.random.default_rng(5)
+    for b in range(25):
+        chosen = rng.integers(80, size=80)
+        for c in range(4):
+            y, s = targets[chosen, c], probs[chosen, c]
+            known = ~np.isnan(y)
+            y, s = y[known] == 1, s[known]
+            p = s >= 0.4
+            tn, fp, fn, tp = sk.confusion_matrix(y, p, labels=[False, True]).ravel()
+            assert counts[b, c].tolist() == [tn, fp, fn, tp]
+            assert ranks.support[b, c] == tp + fn
+            assert ranks.auroc[b, c] == pytest.approx(sk.roc_auc_score(y, s), abs=1e-12)
+            average = sk.average_precision_score(y, s)
+            assert ranks.average_precision[b, c] == pytest.approx(average, abs=1e-12)
+            found = f1(Counts(*(np.array([x]) for x in (tp, fp, fn, tn))))
+            assert found[0] == pytest.approx(sk.f1_score(y, p))
+    assert ratio(1, 2) == 0.5
+
+
+def test_bootstrap_intervals_hold_a_planted_area():
+    """Normal scores 1.5 apart: the true mean area is known."""
+    rng = np.random.default_rng(1)
+    targets = (rng.random((3000, 3)) < 0.3).astype(float)
+    scores = rng.normal(size=targets.shape) + 1.5 * targets
+    report = evaluate_findings(targets, 1 / (1 + np.exp(-scores)), NAMES[:3], resamples=300)
+    found = report["overall"]["macro_auroc"]
+    assert found["low"] < 0.8556 < found["high"]
+    assert found["high"] - found["low"] < 0.03
+
+
+@pytest.mark.parametrize(
+    "metric", ["accuracy", "macro_f1", "auroc", "average_precision", "log_loss"]
+)
+def test_the_report_holds_the_competition_score(metric):
+    targets, probs = planted()
+    report = evaluate_findings(targets, probs, NAMES, metric=metric, resamples=20)
+    overall = report["overall"]
+    name = metric if metric in overall else f"macro_{metric}"
+    assert report["competition"] == {"metric": metric, "score": overall[name]}
+
+
+def test_epoch_scores_are_those_of_the_report_at_one_half():
+    targets, probs = planted(unknown=0.2)
+    targets[:, 1] = 0  # and some are called all the same
+    overall = evaluate_findings(targets, probs, NAMES, resamples=0)["overall"]
+    wanted = {f"val_{name}": overall[name]["value"] for name in ("accuracy", "macro_f1")}
+    wanted["val_auroc"] = overall["macro_auroc"]["value"]
+    found = epoch_scores(targets.astype(np.float32), probs.astype(np.float32), multilabel=True)
+    assert found == {name: pytest.approx(value, abs=1e-6) for name, value in wanted.items()}
+
+
+GOOD = [[0.6, 0.4], [0.1, 0.9]]
+
+
+@pytest.mark.parametrize(
+    ("targets", "probs", "options", "words"),
+    [
+        ([[1, 0]], GOOD, {}, "one target for each probability"),
+        ([[1, 0], [2, 0]], GOOD, {}, "something else than 1, 0 and NaN"),
+        ([[1, 0], [0, 0]], [[1.2, 0], [0, 1]], {}, "outside 0 to 1 in 1 of 2 rows, first in row 0"),
+        ([[1, 0], [0, 0]], [[NAN, 0], [0, 1]], {}, "missing or infinite number in 1 of 2"),
+        ([[1, 0], [0, 0]], GOOD, {"metric": "hard_label_auroc"}, "no metric 'hard_label_auroc'"),
+        ([[1, 0], [0, 0]], GOOD, {"resamples": -1}, "cannot be -1"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_a_plain_sentence(targets, probs, options, words):
+    with pytest.raises(UserError) as caught:
+        evaluate_findings(targets, probs, ["a", "b"], **options)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_targets_of_one_class_an_image_must_name_it():
+    with pytest.raises(UserError, match="no class, or several, in 1 of 2 rows, first in row 1"):
+        epoch_scores([[1, 0], [NAN, NAN]], GOOD)
