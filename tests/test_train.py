@@ -287,10 +287,14 @@ def test_the_submission_follows_the_sample_and_says_the_most_probable_class(desk
 @pytest.mark.parametrize("size", [[], ["--batch-size", "1"], ["--batch-size", "7"]])
 def test_predict_reproduces_the_table_of_the_test_set(run, tmp_path, size):
     output = tmp_path / "again.csv"
-    predict.main(["--runs", str(run), "--split", "test", "--output", str(output), *size])
+    labels = ["--labels", str(tmp_path / "labels.csv")]
+    predict.main(["--runs", str(run), "--split", "test", "--output", str(output), *size, *labels])
     found, wanted = pd.read_csv(output), pd.read_csv(run / "predictions" / "test.csv")
     assert list(found["image"]) == list(wanted["image"])
     np.testing.assert_allclose(found[list(CLASSES)], wanted[list(CLASSES)], atol=1.1e-6)
+    called = pd.read_csv(tmp_path / "labels.csv")
+    assert list(called["image"]) == list(found["image"])
+    assert list(called["label"]) == list(found[list(CLASSES)].idxmax(axis=1))
 
 
 def test_predict_averages_runs(run, tmp_path):

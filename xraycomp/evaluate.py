@@ -4,14 +4,25 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
-import pandas as pd
+import numpy as np
 
 from xraycomp.console.command import parse_flags, run_command
 from xraycomp.console.errors import UserError, listing
+from xraycomp.data.competition import Competition, Labelled
+from xraycomp.data.labels import encode_targets
+from xraycomp.data.matching import Reading, match_tables
 from xraycomp.data.predictions import ID, read_predictions
 from xraycomp.model.run import RunFolder
-from xraycomp.report.results import write_results
+from xraycomp.report.results import (
+    THRESHOLDS,
+    judge,
+    keep_thresholds,
+    kept_thresholds,
+    result_files,
+    write_results,
+)
 from xraycomp.report.table import format_table
 
 log = logging.getLogger("xraycomp.evaluate")  # run as a command, __name__ is __main__
@@ -21,28 +32,78 @@ PROG = "python -m xraycomp.evaluate"
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Judge a run's predictions of a labelled split: metrics.json, roc.png and confusion.png."""
+    """Judge a run's predictions of a labelled split, or any table of predictions by any labels."""
 
-    run: Path
+    run: Path | None = None
     """The run folder whose competition and labels are used."""
     split: str = "val"
-    """The labelled split to judge: val or train."""
+    """The labelled split of the run to judge: val, train or test."""
     predictions: Path | None = None
-    """Another probability table of that split. Default: the run's predictions/<split>.csv."""
+    """Another probability table of that split, or of --labels. Default: the run's own."""
+    labels: Path | None = None
+    """Without a run: a CSV table that says which classes each image has, in a column of names
+    (parted by --separator) or indices, or in a column of 0 and 1 (nothing or -1: unknown) a
+    class."""
+    image_list: Path | None = None
+    """Judge the images that this file names, one a line. Default: all of --predictions."""
+    split_name: str = ""
+    """What the results call the images. Default: the name of the list, or of the label table."""
+    columns: str = ""
+    """How the columns of probabilities are called, such as pred_{}. Default: found out."""
+    classes: tuple[str, ...] = ()
+    """The classes to judge. Default: all that the labels name."""
+    label_column: str = ""
+    """Column of --labels with class names or indices. Default: found out."""
+    prediction_id: str = ""
+    """Column of --predictions that names the image. Default: found out."""
+    label_id: str = ""
+    """Column of --labels that names the image. Default: found out."""
+    separator: str = "|"
+    """What parts several class names in one cell."""
+    none: str = "No Finding"
+    """The label of images with none of the classes."""
+    task: Literal["auto", "multiclass", "multilabel"] = "auto"
+    """Whether each image has just one of the classes. Default: as labels and probabilities say."""
+    metric: Literal["auroc", "average_precision", "accuracy", "macro_f1", "log_loss"] = "auroc"
+    """The score of a table without a run."""
+    thresholds: Path | None = None
+    """The thresholds.json at which findings are called. Default: chosen on a run's val split, kept
+    for its other splits; 0.5 without a run."""
+    intervals: bool = True
+    """Give every figure its 95 % interval; without, only where there is a formula, and fast."""
     output: Path | None = None
-    """Folder for the results. Default: the run folder for its own val predictions."""
+    """Folder for the results. Default: the run folder for its own val predictions; without a run
+    they are only shown."""
+
+    @property
+    def resamples(self) -> int:
+        """How many bootstrap resamples the intervals take."""
+        return 1000 if self.intervals else 0
 
 
-def evaluate(config: EvaluateConfig) -> Path:
-    """Do what ``config`` describes and return the folder with the results.
+def evaluate(config: EvaluateConfig) -> dict[str, Any]:
+    """Do what ``config`` describes and return the report.
 
-    Raises ``UserError`` for a missing split, unlabelled images and images without a prediction.
+    Raises ``UserError`` for a missing split, unlabelled images, images without a prediction, and
+    tables that do not fit each other.
     """
-    run = RunFolder.open(config.run)
+    if config.run is not None and config.labels is not None:
+        raise UserError("Give --run, which has its labels, or --labels, not both.")
+    if config.run is not None:
+        return _evaluate_run(config, RunFolder.open(config.run))
+    if config.labels is None or config.predictions is None:
+        raise UserError("Say what to judge: --run RUN, or --predictions P.csv --labels L.csv.")
+    return _evaluate_tables(config, config.predictions, config.labels)
+
+
+def _evaluate_run(config: EvaluateConfig, run: RunFolder) -> dict[str, Any]:
     competition = run.competition()
     manifest = run.manifest()
     truth = manifest[manifest["split"] == config.split].set_index("image")["label"]
-    if truth.empty or truth.eq("").any():
+    targets = encode_targets(
+        list(truth), competition.classes, multilabel=competition.task == "multilabel"
+    )
+    if np.isnan(targets).all():  # also where there is no image
         raise UserError(f"{run.path} has no labelled split {config.split!r}. Choose val or train.")
     path = config.predictions or run.predictions_path(config.split)
     table = read_predictions(path, competition.classes).set_index(ID)
@@ -56,14 +117,67 @@ def evaluate(config: EvaluateConfig) -> Path:
     if config.output is None and not own:
         raise UserError("Say where the results shall go with --output FOLDER.")
     folder = config.output or run.path
-    folder.mkdir(parents=True, exist_ok=True)
-    labels = pd.Categorical(truth, categories=list(competition.classes)).codes.astype("int64")
     probs = table.loc[truth.index, list(competition.classes)].to_numpy()
     split = run.config().split_plan.describe(config.split, manifest)
-    report = write_results(folder, competition, labels, probs, split)
+    files = []
+    if config.split == "val" and config.thresholds is None:
+        criterion = run.config().thresholds
+        thresholds = keep_thresholds(folder, competition, targets, probs, split, criterion)
+        files += [THRESHOLDS] if thresholds else []
+    else:
+        thresholds = kept_thresholds(config.thresholds or run.path, competition)
+    report = write_results(
+        folder,
+        competition,
+        targets,
+        probs,
+        split,
+        thresholds=thresholds,
+        resamples=config.resamples,
+    )
     log.info("\n%s\n", format_table(report))
-    log.info("Wrote %s: metrics.json, roc.png, confusion.png.", folder)
-    return folder
+    log.info("Wrote %s: %s.", folder, ", ".join(result_files(report) + files))
+    return report
+
+
+def _evaluate_tables(config: EvaluateConfig, predictions: Path, labels: Path) -> dict[str, Any]:
+    reading = Reading(
+        prediction_id=config.prediction_id,
+        label_id=config.label_id,
+        label_column=config.label_column,
+        columns=config.columns,
+        classes=config.classes,
+        separator=config.separator,
+        none=config.none,
+    )
+    matched = match_tables(predictions, labels, reading, config.image_list)
+    task = config.task
+    if task == "auto":
+        task = "multilabel" if matched.multilabel else "multiclass"
+    competition = Competition(
+        slug=labels.stem,
+        title=labels.stem,
+        source="dataset",
+        task=task,
+        classes=matched.classes,
+        metric=config.metric,
+        train=Labelled(images=".", labels=str(labels)),
+    )
+    thresholds = kept_thresholds(config.thresholds, competition) if config.thresholds else None
+    split = config.split_name or (config.image_list or labels).name
+    shared: dict[str, Any] = {"thresholds": thresholds, "resamples": config.resamples}
+    if config.output is None:
+        report = judge(competition, matched.targets, matched.probs, split, **shared)
+    else:
+        report = write_results(
+            config.output, competition, matched.targets, matched.probs, split, **shared
+        )
+    for remark in matched.remarks:
+        log.info(remark)
+    log.info("\n%s\n", format_table(report))
+    if config.output:
+        log.info("Wrote %s: %s.", config.output, ", ".join(result_files(report)))
+    return report
 
 
 def main(args: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 
@@ -14,11 +15,13 @@ from xraycomp.console.command import parse_flags, run_command
 from xraycomp.console.errors import UserError, listing
 from xraycomp.data.dataset import load_dataset
 from xraycomp.data.files import write_csv
+from xraycomp.data.labels import decode_targets
 from xraycomp.data.manifest import list_folder
-from xraycomp.data.predictions import probability_table
+from xraycomp.data.predictions import ID, probability_table
 from xraycomp.data.source import reopen_source
 from xraycomp.model.inference import choose_device, load_best, predict_probs
 from xraycomp.model.run import RunFolder
+from xraycomp.report.results import hard_labels, kept_thresholds
 
 log = logging.getLogger("xraycomp.predict")  # run as a command, __name__ is __main__
 
@@ -37,6 +40,11 @@ class PredictConfig:
     """Predict this folder of images (or one image) instead of a split."""
     output: Path | None = None
     """The table's path. Default: predictions/<split>.csv in the run; needed for several runs."""
+    labels: Path | None = None
+    """Also write a table of what each image is called: the most probable class, or every finding
+    from its threshold on (the run's, or --thresholds)."""
+    thresholds: Path | None = None
+    """The thresholds.json for --labels, such as one that evaluate chose for an ensemble."""
     tta: bool = False
     """Average over each image and its mirror image."""
     batch_size: int | None = None
@@ -59,7 +67,8 @@ def predict(config: PredictConfig) -> Path:
     if config.batch_size is not None and config.batch_size < 1:
         raise UserError(f"--batch-size is {config.batch_size}; it must be at least 1.")
     runs = [RunFolder.open(path) for path in config.runs]
-    classes = runs[0].competition().classes
+    competition = runs[0].competition()
+    classes = competition.classes
     for run in runs[1:]:
         if run.competition().classes != classes:
             raise UserError(
@@ -67,6 +76,14 @@ def predict(config: PredictConfig) -> Path:
                 "Predict with each by itself."
             )
     output = config.output or _default_output(config, runs)
+    limits = None
+    if config.labels:  # read now: an error after an hour of predicting would come late
+        if len(runs) > 1 and competition.task == "multilabel" and not config.thresholds:
+            raise UserError(
+                "The thresholds of one run do not fit the mean of several. Choose some with "
+                "python -m xraycomp.evaluate, and name them with --thresholds."
+            )
+        limits = kept_thresholds(config.thresholds or runs[0].path, competition)
     device = choose_device(config.device)
     with tempfile.TemporaryDirectory(prefix="xraycomp-") as scratch:
         tables = [_predict_run(run, config, device, Path(scratch)) for run in runs]
@@ -80,6 +97,10 @@ def predict(config: PredictConfig) -> Path:
     mean = np.mean([probs for _, probs in tables], axis=0)
     write_csv(output, probability_table(images, mean, classes))
     log.info("Wrote %s: %s images.", output, f"{len(images):,}")
+    if config.labels:
+        called = decode_targets(hard_labels(mean, competition, limits), classes)
+        write_csv(config.labels, pd.DataFrame({ID: images, "label": called}))
+        log.info("Wrote %s: what they are called.", config.labels)
     return output
 
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -46,7 +47,13 @@ from xraycomp.remote.client import connect
 from xraycomp.remote.credentials import winning_credential
 from xraycomp.remote.download import download
 from xraycomp.report.metrics import epoch_scores
-from xraycomp.report.results import PHANTOMS, write_results
+from xraycomp.report.results import (
+    PHANTOMS,
+    THRESHOLDS,
+    keep_thresholds,
+    result_files,
+    write_results,
+)
 from xraycomp.report.table import format_table
 
 log = logging.getLogger("xraycomp.train")  # run as a command, __name__ is __main__
@@ -302,31 +309,42 @@ def _fit(
 def _finish(
     config: TrainConfig, run: RunFolder, source: Source, dataset: Dataset, device: torch.device
 ) -> None:
-    """Judge the best weights on the validation set; predict and submit the test set."""
+    """Predict with the best weights, judge what is labelled, submit the test set."""
     competition = source.competition
     model = load_best(run.best, dataset.classes, config).to(device)
     model = model.to(memory_format=torch.channels_last)
-    val = dataset.split("val")
-    probs = predict_probs(model, val.cache, val.rows, config, device, tta=config.tta)
-    write_csv(
-        run.predictions_path("val"), probability_table(dataset.ids("val"), probs, dataset.classes)
-    )
-    judged_on = config.split_plan.describe("val", dataset.manifest)
-    report = write_results(run.path, competition, val.labels, probs, judged_on)
-    log.info("\n%s\n", format_table(report))
-    files = ["config.json", "metrics.json", "roc.png", "confusion.png", "predictions/val.csv"]
-    if competition.submission:
-        test = dataset.split("test")
+    files, thresholds = ["config.json"], None
+    for part, folder in (("val", run.path), ("test", run.path / "test")):
+        images = dataset.split(part)
+        if not len(images):
+            continue
         probs = predict_probs(
-            model, test.cache, test.rows, config, device, tta=config.tta, desc="Predict test"
+            model, images.cache, images.rows, config, device, tta=config.tta, desc=f"Predict {part}"
         )
-        table = probability_table(dataset.ids("test"), probs, dataset.classes)
-        write_csv(run.predictions_path("test"), table)
+        table = probability_table(dataset.ids(part), probs, dataset.classes)
+        write_csv(run.predictions_path(part), table)
+        files.append(f"predictions/{part}.csv")
+        labelled = ~np.isnan(images.targets).all(axis=1)
+        if not labelled.any():
+            continue
+        targets, probs = images.targets[labelled], probs[labelled]
+        judged_on = config.split_plan.describe(part, dataset.manifest)
+        if part == "val":
+            thresholds = keep_thresholds(
+                folder, competition, targets, probs, judged_on, config.thresholds
+            )
+            files += [THRESHOLDS] if thresholds else []
+        report = write_results(
+            folder, competition, targets, probs, judged_on, thresholds=thresholds
+        )
+        log.info("\n%s: %s\n\n%s\n", competition.slug, judged_on, format_table(report))
+        files += [(folder / name).relative_to(run.path).as_posix() for name in result_files(report)]
+    if competition.submission:
         ids = expected_ids(competition, source.root)
         submission = config.submissions_dir / f"{run.name}.csv"
         for path in (run.path / "submission.csv", submission):
             write_submission(path, competition, table, ids)
-        files += ["predictions/test.csv", "submission.csv"]
+        files.append("submission.csv")
         log.info("Checked submission of %s rows: %s", f"{len(ids):,}", submission)
     if competition.drawn:
         log.info("These results are for %s.", PHANTOMS)

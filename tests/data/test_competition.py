@@ -283,3 +283,11 @@ def test_a_recipe_may_give_a_whole_number_for_a_fraction_and_is_overruled_by_fla
     config = TrainConfig.from_recipe({"lr": 1, "epochs": 3}, "mine.toml", epochs=5)
     assert config.lr == 1
     assert config.epochs == 5
+
+
+def test_metrics_of_many_findings():
+    findings = change(TABLE, 'task = "binary"', 'task = "multilabel"')
+    with pytest.raises(UserError, match="hard_label_auroc is for one class an image"):
+        parse_competition(findings, "mine.toml")
+    findings = change(findings, "hard_label_auroc", "average_precision")
+    assert parse_competition(findings, "mine.toml").metric == "average_precision"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from xraycomp.console.errors import UserError
-from xraycomp.data.labels import encode_targets, is_labelled, rarity
+from xraycomp.data.labels import decode_targets, encode_targets, is_labelled, rarity
 
 CLASSES = ("Mass", "Nodule", "Hernia")
 NAN = np.nan
@@ -45,3 +45,10 @@ def test_an_empty_label_means_unlabelled_or_none_of_the_classes():
     assert is_labelled(["Mass", "", "?", "?Mass"], multilabel=True).tolist() == [
         *(True, True, False, True)
     ]
+
+
+def test_decoded_targets_are_read_back():
+    targets = np.array([[1, 0, 1], [0, 0, 0], [0, 1, 0]], dtype=bool)
+    labels = decode_targets(targets, CLASSES)
+    assert labels == ["Mass|Hernia", "", "Nodule"]
+    np.testing.assert_array_equal(encode_targets(labels, CLASSES, multilabel=True), targets)

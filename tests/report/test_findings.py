@@ -11,7 +11,7 @@ from xraycomp.console.errors import UserError
 from xraycomp.report.figures import Counts, f1
 from xraycomp.report.findings import evaluate_findings, finding_scores
 from xraycomp.report.intervals import delong, ratio
-from xraycomp.report.metrics import epoch_scores
+from xraycomp.report.metrics import epoch_scores, format_table
 from xraycomp.report.resampling import resample_cells, resample_rankings
 
 NAN = np.nan
@@ -205,6 +205,46 @@ def test_epoch_scores_are_those_of_the_report_at_one_half():
     wanted["val_auroc"] = overall["macro_auroc"]["value"]
     found = epoch_scores(targets.astype(np.float32), probs.astype(np.float32), multilabel=True)
     assert found == {name: pytest.approx(value, abs=1e-6) for name, value in wanted.items()}
+
+
+NIH = [
+    "Atelectasis",
+    "Cardiomegaly",
+    "Effusion",
+    "Infiltration",
+    "Mass",
+    "Nodule",
+    "Pneumonia",
+    "Pneumothorax",
+    "Consolidation",
+    "Edema",
+    "Emphysema",
+    "Fibrosis",
+    "Pleural_Thickening",
+    "Hernia",
+]
+
+
+def test_the_table_of_fourteen_findings_fits_and_says_what_is_not_defined():
+    targets, probs = planted(n=11_212, k=14, unknown=0.1)
+    targets[:, 13] = 0
+    report = evaluate_findings(targets, probs, NIH, resamples=5)
+    report |= {"split": "test split", "thresholds": "0.5 for all"}
+    for row in report["classes"].values():
+        row["negatives"] *= 10
+    table = format_table(json.loads(json.dumps(report)))
+    lines = table.splitlines()
+    assert max(map(len, lines)) <= 110
+    assert table.isascii()
+    assert lines[1:3] == ["judged       test split", "thresholds   0.5 for all"]
+    hernia = next(line for line in lines if line.startswith("Hernia")).split()
+    assert hernia[1] == "0"
+    assert hernia[4:] == ["0.500", *["n/a"] * 6]
+    edema = report["classes"]["Edema"]
+    row = next(line for line in lines if line.startswith("Edema")).split()
+    assert row[1:4] == [f"{edema[key]:,}" for key in ("support", "negatives", "unknown")]
+    assert row[8] == f"{edema['f1']['value']:.3f}"
+    assert "(n/a)" not in format_table(evaluate_findings(targets, probs, NIH, resamples=0))
 
 
 GOOD = [[0.6, 0.4], [0.1, 0.9]]

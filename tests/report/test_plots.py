@@ -20,6 +20,10 @@ def predictions(n, k):
     return labels, probs / probs.sum(axis=1, keepdims=True)
 
 
+def draw_roc(path, labels, probs, names, title, **options):
+    plot_roc(path, np.eye(probs.shape[1])[labels], probs, names, title, **options)
+
+
 def pixels(path):
     with Image.open(path) as image:
         assert image.format == "PNG"
@@ -34,7 +38,7 @@ def has_colour(picture, hex_colour):
 @pytest.mark.parametrize("k", [2, 5, 14])
 def test_roc_has_a_curve_of_its_own_colour_for_each_class(tmp_path, k):
     labels, probs = predictions(20 * k, k)
-    plot_roc(tmp_path / "roc.png", labels, probs, [f"class_{c}" for c in range(k)], "a title")
+    draw_roc(tmp_path / "roc.png", labels, probs, [f"class_{c}" for c in range(k)], "a title")
     picture = pixels(tmp_path / "roc.png")
     assert min(picture.shape[:2]) > 500
     assert [has_colour(picture, colour) for colour in PALETTE[:-1]] == [
@@ -58,8 +62,8 @@ def test_confusion_is_drawn(tmp_path, k):
 
 def test_the_note_is_printed(tmp_path):
     labels, probs = predictions(30, 2)
-    plot_roc(tmp_path / "plain.png", labels, probs, ["a", "b"], "title")
-    plot_roc(tmp_path / "noted.png", labels, probs, ["a", "b"], "title", note="phantoms")
+    draw_roc(tmp_path / "plain.png", labels, probs, ["a", "b"], "title")
+    draw_roc(tmp_path / "noted.png", labels, probs, ["a", "b"], "title", note="phantoms")
     plot_confusion(tmp_path / "c_plain.png", [[1, 2], [3, 4]], ["a", "b"], "title")
     plot_confusion(tmp_path / "c_noted.png", [[1, 2], [3, 4]], ["a", "b"], "title", note="phantoms")
     for plain, noted in (("plain", "noted"), ("c_plain", "c_noted")):
@@ -70,7 +74,7 @@ def test_the_note_is_printed(tmp_path):
 def test_a_class_without_images_and_odd_names_are_drawn(tmp_path):
     labels, probs = predictions(40, 3)
     names = ["costs $5 or $6", "_hidden", "<b>"]
-    plot_roc(tmp_path / "roc.png", np.minimum(labels, 1), probs, names, "50 $ and 60 $", note="$x$")
+    draw_roc(tmp_path / "roc.png", np.minimum(labels, 1), probs, names, "50 $ and 60 $", note="$x$")
     plot_confusion(tmp_path / "confusion.png", [[5, 1, 0], [2, 2, 2], [0, 0, 0]], names, "$^$")
     assert pixels(tmp_path / "roc.png").size
     assert pixels(tmp_path / "confusion.png").size
@@ -89,17 +93,17 @@ def test_an_older_file_is_replaced_and_a_failure_leaves_it(tmp_path):
 def test_what_cannot_be_written_leaves_nothing(tmp_path):
     labels, probs = predictions(30, 2)
     with pytest.raises(OSError):
-        plot_roc(tmp_path / "absent" / "roc.png", labels, probs, ["a", "b"], "title")
+        draw_roc(tmp_path / "absent" / "roc.png", labels, probs, ["a", "b"], "title")
     (tmp_path / "roc.png").mkdir()
     with pytest.raises(OSError):
-        plot_roc(tmp_path / "roc.png", labels, probs, ["a", "b"], "title")
+        draw_roc(tmp_path / "roc.png", labels, probs, ["a", "b"], "title")
     assert [file.name for file in tmp_path.iterdir()] == ["roc.png"]
 
 
 def test_roc_refuses_names_that_do_not_fit(tmp_path):
     labels, probs = predictions(30, 2)
     with pytest.raises(UserError, match="2 columns"):
-        plot_roc(tmp_path / "roc.png", labels, probs, ["a"], "title")
+        draw_roc(tmp_path / "roc.png", labels, probs, ["a"], "title")
 
 
 def test_no_display_and_no_pyplot(tmp_path):
@@ -112,3 +116,16 @@ def test_no_display_and_no_pyplot(tmp_path):
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={"MPLBACKEND": "tkagg"})
     assert pixels(tmp_path / "c.png").size
+
+
+def test_unknown_labels_are_left_out_of_their_curve_and_one_kind_only_has_none(tmp_path):
+    labels, probs = predictions(60, 15)
+    names = [f"finding_{c}" for c in range(15)]
+    targets = np.eye(15)[labels]
+    targets[:, 14] = np.nan
+    known = targets.copy()
+    targets[30:, 0] = np.nan
+    plot_roc(tmp_path / "all.png", known, probs, names, "title")
+    plot_roc(tmp_path / "some.png", targets, probs, names, "title")
+    one, other = pixels(tmp_path / "all.png"), pixels(tmp_path / "some.png")
+    assert one.shape != other.shape or (one != other).any()

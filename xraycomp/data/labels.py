@@ -60,3 +60,10 @@ def rarity(targets: NDArray[np.float32]) -> NDArray[np.int64]:
     for column, rank in enumerate(ranks):
         found[has[:, column]] = np.minimum(found[has[:, column]], rank)
     return found
+
+
+def decode_targets(targets: NDArray[np.bool_], classes: Sequence[str]) -> list[str]:
+    """Class names parted by ``|`` for each row of shape (n_classes,); what ``encode_targets``
+    reads back."""
+    names = np.asarray(classes, dtype=object)
+    return [SEPARATOR.join(names[row]) for row in targets]

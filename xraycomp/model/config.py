@@ -97,6 +97,9 @@ class TrainConfig:
     """Stop after this many epochs without a better score; 0 never does."""
     monitor: Literal["val_macro_f1", "val_auroc", "val_accuracy", "val_loss"] = "val_macro_f1"
     """The score that chooses the best epoch."""
+    thresholds: Literal["f1", "youden"] = "f1"
+    """How it is chosen on validation from which probability on a finding is called: best F1, or
+    best sensitivity + specificity (Youden)."""
 
     flip: bool = True
     """Mirror half of the training images."""
@@ -175,7 +178,7 @@ class TrainConfig:
         self._check("margin", 0 <= self.margin < 1, "at least 0 and below 1")
         self._check("alpha", 0 <= self.alpha <= 1, "from 0 to 1")
         self._check("max_weight", self.max_weight > 0, "more than 0")
-        for name in ("optimizer", "schedule", "monitor", "loss", "split", "pool"):
+        for name in ("optimizer", "schedule", "monitor", "loss", "split", "pool", "thresholds"):
             choices = get_args(type(self).__annotations__[name])
             named = ", ".join(filter(None, choices))
             self._check(name, getattr(self, name) in choices, f"one of {named}")

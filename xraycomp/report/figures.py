@@ -1,4 +1,4 @@
-"""The figures themselves, without intervals: rates, AUROC, average precision, log loss, means.
+"""The figures themselves: rates, AUROC, average precision, log loss, means.
 
 Classes are judged one against the rest. Functions of `Counts` take one confusion matrix or a stack
 of resampled ones; rows are the truth. What is not defined (a class without images, a class never

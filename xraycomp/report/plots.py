@@ -16,8 +16,8 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import ArrayLike
 from sklearn.metrics import roc_curve
 
-from xraycomp.report.checks import check_names, checked
-from xraycomp.report.intervals import delong, ratio
+from xraycomp.report.checks import check_names, checked_findings
+from xraycomp.report.intervals import delong, known_rows, ratio
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito (2008), told apart by colour-blind readers; their yellow is too pale for a line."""
@@ -31,7 +31,7 @@ GRAY = "#666666"
 
 def plot_roc(
     path: str | Path,
-    labels: ArrayLike,
+    targets: ArrayLike,
     probs: ArrayLike,
     class_names: Sequence[str],
     title: str,
@@ -42,8 +42,8 @@ def plot_roc(
     Parameters
     ----------
     path : file to write, as PNG; an older one is replaced only when the new one is complete
-    labels : int array of shape (n,), values in [0, k)
-    probs : float array of shape (n, k), rows sum to 1
+    targets : array of shape (n, k) of 1, 0 and NaN (unknown: left out of that curve)
+    probs : float array of shape (n, k) in [0, 1]
     class_names : k different names, in index order
     title : printed above the plot
     note : printed under the title, such as "phantoms, not X-rays"
@@ -55,23 +55,23 @@ def plot_roc(
     OSError
         When the file cannot be written; nothing half-written stays.
     """
-    true, scores = checked(labels, probs)
+    true, scores = checked_findings(targets, probs)
     check_names(scores, class_names)
-    targets = true[:, None] == np.arange(scores.shape[1])
-    areas = delong(targets, scores)
+    areas = delong(true, scores)
 
     figure = Figure(figsize=(8.6, 5.4), layout="constrained")
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color="#AAAAAA", linewidth=1, zorder=1)
     axes.text(0.52, 0.5, "chance", color=GRAY, fontsize=8, rotation=45, ha="left", va="top")
     lines, texts = [], []
-    for c, name in enumerate(class_names):
+    width = 1.8 if len(class_names) <= 8 else 1.4
+    for c, (target, score, _) in enumerate(known_rows(true, scores)):
         defined = not np.isnan(areas.value[c])
-        fpr, tpr, _ = roc_curve(targets[:, c], scores[:, c]) if defined else ([], [], [])
+        fpr, tpr, _ = roc_curve(target, score) if defined else ([], [], [])
         style = DASHES[c // len(PALETTE) % len(DASHES)]
-        lines += axes.plot(fpr, tpr, color=PALETTE[c % len(PALETTE)], linestyle=style, lw=1.8)
+        lines += axes.plot(fpr, tpr, color=PALETTE[c % len(PALETTE)], linestyle=style, lw=width)
         figures = f"{areas.value[c]:.3f} ({areas.low[c]:.3f}–{areas.high[c]:.3f})"
-        texts.append(f"{name}\n{figures if defined else 'n/a: one class only'}")
+        texts.append(f"{class_names[c]}\n{figures if defined else 'n/a: one class only'}")
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
     axes.set_xlabel("false-positive rate (1 − specificity)")
     axes.set_ylabel("true-positive rate (sensitivity)")

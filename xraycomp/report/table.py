@@ -28,6 +28,29 @@ AUROC: chance that an image of the class gets a higher probability for it than a
 (low-high), CI: 95 % interval; n/a: not defined, or too few images to tell"""
 NORMAL_LEGEND = "as normal: of the images of a sick class, the share called the healthy class"
 
+FINDING_COLUMNS = {
+    "support": "pos.",
+    "negatives": "neg.",
+    "unknown": "unkn.",
+    "threshold": "from",
+    "sensitivity": "sens.",
+    "specificity": "spec.",
+    "precision": "prec.",
+    "f1": "F1",
+    "auroc": "AUROC (95 % CI)",
+    "average_precision": "AP",
+}
+FINDING_LEGEND = """\
+macro: plain mean over findings; weighted: mean AUROC weighted by pos.
+pos., neg., unkn.: images that have the finding, have it not, or of which that is not known
+from: the probability from which on a finding is called; sens., spec., prec. and F1 are at that
+sens. (sensitivity): of the images with the finding, the share that is found
+spec. (specificity): of the images without it, the share not called
+prec. (precision): of the called images, the share that has it; F1: harmonic mean of prec. and sens.
+AUROC: chance that an image with the finding gets a higher probability for it than one without
+AP: average precision over all thresholds; (low-high), CI: 95 % interval
+n/a: not defined (all known images have the finding, or none has), or too few images to tell"""
+
 Entry = dict[str, float | None]
 
 
@@ -37,49 +60,66 @@ def format_table(report: dict[str, Any]) -> str:
     Parameters
     ----------
     report : dict
-        What `metrics.evaluate` returned, also when read back from ``metrics.json``.
+        What `metrics.evaluate` or `findings.evaluate_findings` returned, also when read back from
+        ``metrics.json``.
 
     Returns
     -------
     str
-        Headlines, one row a class, what the headings mean, and the confusion matrix; at most 110
-        columns wide with class names of up to 14 letters. No newline at the end.
+        Headlines, one row a class, what the headings mean, and the confusion matrix where an image
+        has one class; at most 110 columns wide with class names of up to 14 letters (findings: 18).
+        No newline at the end.
     """
     figures = report["classes"].values()
-    columns, legend = dict(COLUMNS), f"{LEGEND}\n{NORMAL_LEGEND}"
+    if "confusion" not in report:
+        columns = dict(FINDING_COLUMNS)
+        if not any(row["unknown"] for row in figures):
+            del columns["unknown"]
+        table = _classes(report["classes"], columns, "finding")
+        return "\n\n".join([_headlines(report), table, FINDING_LEGEND])
+    columns, legend = {"support": "images", **COLUMNS}, f"{LEGEND}\n{NORMAL_LEGEND}"
     if all(row["called_normal"]["value"] is None for row in figures):
         # Without a healthy class nothing can be called normal: no column of n/a.
         del columns["called_normal"]
         legend = LEGEND
-    table = _classes(report["classes"], columns)
+    table = _classes(report["classes"], columns, "class")
     return "\n\n".join([_headlines(report), table, legend, _confusion(report)])
 
 
 def _headlines(report: dict[str, Any]) -> str:
     overall, competition = report["overall"], report["competition"]
-    lines = [
-        ["images", f"{report['n']:,}"],
-        ["accuracy", _interval(overall["accuracy"])],
-        ["macro F1", _interval(overall["macro_f1"])],
-        ["macro AUROC", _interval(overall["macro_auroc"])],
-    ]
+    names = {"accuracy": "accuracy", "macro_f1": "macro F1", "macro_auroc": "macro AUROC"}
+    if "confusion" not in report:
+        names |= {"weighted_auroc": "weighted", "macro_average_precision": "macro AP"}
+    lines = [["images", f"{report['n']:,}"]]
+    if "split" in report:
+        lines.append(["judged", str(report["split"])])
+    if "thresholds" in report:
+        lines.append(["thresholds", str(report["thresholds"])])
+    lines += [[name, _interval(overall[figure])] for figure, name in names.items()]
     for form in ("score", "public", "private"):
         if form in competition:
             kind = "" if form == "score" else f", {form} form"
             score = f"{_interval(competition[form])}  {competition['metric']}{kind}"
             lines.append(["competition", score])
-    return "\n".join(f"{name:<13}{text}" for name, text in lines)
+    text = "\n".join(f"{name:<13}{text}" for name, text in lines)
+    # Nobody asked for intervals: that there are none is no news.
+    return text if report.get("resamples") else text.replace(" (n/a)", "")
 
 
-def _classes(classes: dict[str, dict[str, Any]], columns: dict[str, str]) -> str:
-    rows = [["class", "images", *columns.values()]]
+def _classes(classes: dict[str, dict[str, Any]], columns: dict[str, str], heading: str) -> str:
+    rows = [[heading, *columns.values()]]
     for name, figures in classes.items():
-        cells = [
-            _interval(figures[key]) if key == "auroc" else _number(figures[key]["value"])
-            for key in columns
-        ]
-        rows.append([_short(name), f"{figures['support']:,}", *cells])
+        rows.append([_short(name), *(_cell(key, figures[key]) for key in columns)])
     return _aligned(rows)
+
+
+def _cell(figure: str, value: Any) -> str:
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return _interval(value) if figure == "auroc" else _number(value["value"])
 
 
 def _confusion(report: dict[str, Any]) -> str:

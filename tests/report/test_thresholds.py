@@ -1,0 +1,100 @@
+"""Thresholds against trying every one of them."""
+
+import json
+
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score, roc_curve
+
+from xraycomp.console.errors import UserError
+from xraycomp.report.thresholds import Thresholds, choose_thresholds
+
+NAMES = ["Mass", "Edema", "Hernia"]
+SPLIT = "validation split"
+
+
+def planted(seed=0, digits=None, unknown=0.2):
+    rng = np.random.default_rng(seed)
+    targets = (rng.random((90, 3)) < [0.4, 0.2, 0.1]).astype(float)
+    probs = 1 / (1 + np.exp(1 - rng.normal(size=targets.shape) - targets))
+    targets[rng.random(targets.shape) < unknown] = np.nan
+    return targets, probs if digits is None else probs.round(digits)
+
+
+@pytest.mark.parametrize("digits", [None, 1])
+@pytest.mark.parametrize("seed", range(3))
+def test_no_threshold_has_a_better_f1(seed, digits):
+    targets, probs = planted(seed, digits)
+    found = choose_thresholds(targets, probs, NAMES, SPLIT).values
+    for c, name in enumerate(NAMES):
+        known = ~np.isnan(targets[:, c])
+        y, s = targets[known, c], probs[known, c]
+        best = max(f1_score(y, s >= level) for level in np.unique(s))
+        assert f1_score(y, s >= found[name]) == pytest.approx(best)
+
+
+@pytest.mark.parametrize("digits", [None, 1])
+def test_no_threshold_has_a_better_youden_index(digits):
+    targets, probs = planted(digits=digits)
+    chosen = choose_thresholds(targets, probs, NAMES, SPLIT, "youden")
+    for c, name in enumerate(NAMES):
+        known = ~np.isnan(targets[:, c])
+        y, s = targets[known, c] == 1, probs[known, c]
+        fpr, tpr, _ = roc_curve(y, s)
+        called = s >= chosen.values[name]
+        assert called[y].mean() - called[~y].mean() == pytest.approx((tpr - fpr).max())
+    assert str(chosen) == "best sensitivity + specificity on the validation split"
+
+
+def test_a_threshold_lies_between_probabilities_and_is_the_highest_of_equals():
+    target, score = [1, 0, 1, 0], [0.8, 0.6, 0.4, 0.2]  # F1 0.8 from 0.4 on
+    found = choose_thresholds(np.c_[target], np.c_[score], ["a"], SPLIT)
+    assert found.values["a"] == pytest.approx(0.3)
+    assert found.fixed == ()
+    target = [1, 1, 0, 0, 0, 0, 0, 1]  # Youden 2/3 from 0.7 on; from 0.1 on it is 0
+    score = [0.9, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
+    found = choose_thresholds(np.c_[target], np.c_[score], ["a"], SPLIT, "youden")
+    assert found.values["a"] == pytest.approx(0.65)
+    # F1 is 2/3 from 0.8 on and from 0.2 on.
+    found = choose_thresholds(np.c_[[1, 0, 0, 1]], np.c_[[0.8, 0.6, 0.4, 0.2]], ["a"], SPLIT)
+    assert found.values["a"] == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3, 1.0])
+def test_equal_probabilities_are_all_called(value):
+    found = choose_thresholds(np.c_[[1, 0, 1]], np.full((3, 1), value), ["a"], SPLIT)
+    assert found.values["a"] <= value
+
+
+def test_a_finding_of_one_kind_only_keeps_one_half_and_that_is_said():
+    targets, probs = planted()
+    targets[:, 1] = np.where(np.isnan(targets[:, 1]), np.nan, 0)
+    targets[:, 2] = np.nan
+    found = choose_thresholds(targets, probs, NAMES, SPLIT)
+    assert found.fixed == ("Edema", "Hernia")
+    assert (found.values["Edema"], found.values["Hernia"]) == (0.5, 0.5)
+    said = "best F1 on the validation split; 0.5 for Edema, Hernia (one kind only there)"
+    assert str(found) == said
+
+
+def test_thresholds_come_back_from_their_file(tmp_path):
+    chosen = choose_thresholds(*planted(), NAMES, SPLIT)
+    path = tmp_path / "thresholds.json"
+    chosen.write(path)
+    assert Thresholds.read(path, NAMES) == chosen
+    with pytest.raises(UserError, match="for other classes than Mass, Edema"):
+        Thresholds.read(path, NAMES[:2])
+    content = json.loads(path.read_text())
+    assert content["criterion"] == "f1"
+    assert content["split"] == SPLIT
+    assert list(content["thresholds"]) == NAMES
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"thresholds": {}, "criterion": "best"}'])
+def test_a_damaged_or_missing_file_is_one_sentence(tmp_path, text):
+    path = tmp_path / "thresholds.json"
+    with pytest.raises(UserError, match="There are no thresholds"):
+        Thresholds.read(path, NAMES)
+    path.write_text(text)
+    with pytest.raises(UserError, match="is damaged"):
+        Thresholds.read(path, NAMES)

@@ -1,0 +1,183 @@
+"""python -m xraycomp.evaluate as a user runs it, on tables of others and on a run."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+
+from xraycomp import evaluate
+from xraycomp.data.competition import Competition, Labelled, format_competition
+from xraycomp.data.files import write_csv, write_json, write_text
+from xraycomp.data.predictions import probability_table
+from xraycomp.model.config import TrainConfig
+from xraycomp.report.results import hard_labels, judge, keep_thresholds, write_results
+
+NAMES = ("Atelectasis", "Effusion", "Hernia")
+
+
+def planted(n, seed=0):
+    rng = np.random.default_rng(seed)
+    targets = (rng.random((n, 3)) < [0.4, 0.3, 0.2]).astype(float)
+    return targets, 1 / (1 + np.exp(1 - rng.normal(size=targets.shape) - 1.5 * targets))
+
+
+def labels_of(targets, none):
+    return ["|".join(np.array(NAMES)[row == 1]) or none for row in targets]
+
+
+@pytest.fixture
+def tables(tmp_path):
+    targets, probs = planted(80)
+    ids = [f"{n:08}_000.png" for n in range(80)]
+    table = pd.DataFrame(probs, columns=[f"pred_{name}" for name in NAMES])
+    table.insert(0, "file", ids)
+    table.sample(frac=1, random_state=0).to_csv(tmp_path / "P.csv", index=False)
+    labels = {"Image Index": ids, "Finding Labels": labels_of(targets, "No Finding")}
+    pd.DataFrame(labels).to_csv(tmp_path / "L.csv", index=False)
+    return targets, probs
+
+
+def test_tables_of_others_are_judged_in_the_terminal(tables, tmp_path, monkeypatch, caplog):
+    targets, probs = tables
+    monkeypatch.chdir(tmp_path)
+    with caplog.at_level("INFO", "xraycomp"):
+        evaluate.main(["--predictions", "P.csv", "--labels", "L.csv", "--no-intervals"])
+    area = roc_auc_score(targets, probs, average="macro")
+    assert f"macro AUROC  {area:.3f}\n" in caplog.text
+    assert "judged       L.csv" in caplog.text
+    assert "n/a)" not in caplog.text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["L.csv", "P.csv"]
+
+
+def test_tables_of_others_leave_their_results_where_they_shall(tables, tmp_path):
+    targets, probs = tables
+    (tmp_path / "list.txt").write_text("\n".join(f"{n:08}_000.png" for n in range(40)))
+    flags = ["--predictions", "P.csv", "--labels", "L.csv", "--image-list", "list.txt"]
+    flags = [str(tmp_path / flag) if "." in flag else flag for flag in flags]
+    out = tmp_path / "out"
+    metric = ["--metric", "average_precision", "--split-name", "a test"]
+    evaluate.main([*flags, *metric, "--output", str(out)])
+    report = json.loads((out / "metrics.json").read_text())
+    assert (report["split"], report["n"], report["competition_slug"]) == ("a test", 40, "L")
+    wanted = average_precision_score(targets[:40], probs[:40], average="macro")
+    score = report["competition"]["score"]
+    assert score["value"] == pytest.approx(wanted)
+    assert score["low"] < score["value"] < score["high"]
+    assert sorted(path.name for path in out.iterdir()) == ["metrics.json", "roc.png"]
+
+
+def test_one_class_an_image_has_a_confusion_matrix(tmp_path, caplog):
+    probs = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6], [0.5, 0.4, 0.1]])
+    probability_table(list("abcd"), probs, NAMES).to_csv(tmp_path / "P.csv", index=False)
+    pd.DataFrame({"id": list("dcba"), "label": [1, 2, 1, 0]}).to_csv(
+        tmp_path / "L.csv", index=False
+    )
+    flags = ["--predictions", str(tmp_path / "P.csv"), "--labels", str(tmp_path / "L.csv")]
+    with caplog.at_level("INFO", "xraycomp"):
+        evaluate.main([*flags, "--output", str(tmp_path), "--metric", "accuracy"])
+    report = json.loads((tmp_path / "metrics.json").read_text())
+    assert report["confusion"] == [[1, 0, 0], [1, 1, 0], [0, 0, 1]]
+    assert report["competition"]["score"]["value"] == 0.75
+    assert (tmp_path / "confusion.png").is_file()
+    assert "0 Atelectasis, 1 Effusion, 2 Hernia" in caplog.text
+    evaluate.main([*flags, "--task", "multilabel", "--output", str(tmp_path / "apart")])
+    assert "confusion" not in json.loads((tmp_path / "apart" / "metrics.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ([], "Say what to judge: --run RUN, or --predictions"),
+        (["--labels", "L.csv"], "Say what to judge"),
+        (["--run", "r", "--labels", "L.csv"], "not both"),
+        (["--predictions", "P.csv", "--labels", "gone.csv"], "There is no label table gone.csv"),
+        (["--predictions", "P.csv", "--labels", "L.csv", "--classes", "Rib"], "no column for Rib"),
+        (
+            ["--predictions", "P.csv", "--labels", "L.csv", "--thresholds", "gone.json"],
+            "There are no thresholds gone.json",
+        ),
+    ],
+)
+def test_mistakes_are_one_sentence(tables, refused, match, flags, said):
+    match(said, refused(evaluate.main, *flags))
+
+
+@pytest.fixture
+def run(tmp_path):
+    """What a run of three findings leaves, as far as it is judged by."""
+    folder = tmp_path / "run"
+    competition = Competition(
+        slug="toy",
+        title="toy",
+        source="dataset",
+        task="multilabel",
+        classes=NAMES,
+        metric="auroc",
+        train=Labelled("images", "labels.csv", "image", "label", "|"),
+    )
+    rows = []
+    for seed, split in enumerate(("val", "test")):
+        targets, probs = planted(60, seed)
+        ids = [f"{split}{n}" for n in range(60)]
+        write_csv(folder / "predictions" / f"{split}.csv", probability_table(ids, probs, NAMES))
+        rows.append(pd.DataFrame({"image": ids, "label": labels_of(targets, ""), "split": split}))
+    write_csv(folder / "manifest.csv", pd.concat(rows).assign(path="", patient=""))
+    write_text(folder / "competition.toml", format_competition(competition))
+    write_json(folder / "config.json", TrainConfig().to_json())
+    return folder
+
+
+def test_thresholds_of_validation_are_kept_and_judge_the_test_split(run, tmp_path, caplog):
+    with caplog.at_level("INFO", "xraycomp"):
+        evaluate.main(["--run", str(run), "--no-intervals"])
+    report = json.loads((run / "metrics.json").read_text())
+    kept = json.loads((run / "thresholds.json").read_text())
+    assert report["split"] == kept["split"] == "validation split"
+    assert f"Wrote {run}: metrics.json, roc.png, thresholds.json." in caplog.text
+    targets, probs = planted(60)
+    assert report["overall"]["macro_auroc"]["value"] == pytest.approx(
+        roc_auc_score(targets, probs, average="macro"), abs=1e-4
+    )
+    evaluate.main(["--run", str(run), "--split", "test", "--output", str(tmp_path / "t")])
+    report = json.loads((tmp_path / "t" / "metrics.json").read_text())
+    assert report["split"] == "test split"
+    assert report["thresholds"] == "best F1 on the validation split"
+    assert not (tmp_path / "t" / "thresholds.json").exists()
+    targets, probs = planted(60, 1)
+    for c, name in enumerate(NAMES):
+        figures = report["classes"][name]
+        assert figures["threshold"] == kept["thresholds"][name]
+        called = probs[:, c] >= kept["thresholds"][name]
+        assert figures["f1"]["value"] == pytest.approx(f1_score(targets[:, c], called))
+
+
+def test_a_run_without_thresholds_says_how_to_choose_them(run, refused, match):
+    flags = ["--run", run, "--split", "test", "--output", "out"]
+    match(r"no thresholds .*thresholds\.json\. Choose them anew", refused(evaluate.main, *flags))
+
+
+def test_one_door_for_both_kinds(tmp_path):
+    competition = Competition(
+        "toy", "toy", "drawn", "multiclass", NAMES, "accuracy", Labelled("images", "folders")
+    )
+    targets, probs = np.eye(3)[[0, 1, 2, 1]], np.eye(3)[[0, 1, 1, 1]]
+    assert keep_thresholds(tmp_path, competition, targets, probs, "validation split") is None
+    report = write_results(tmp_path, competition, targets, probs, "validation split", resamples=9)
+    assert report == judge(competition, targets, probs, "validation split", resamples=9)
+    assert report["note"] == "drawn phantoms, not X-rays"
+    names = ["confusion.png", "metrics.json", "roc.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    np.testing.assert_array_equal(hard_labels(probs, competition), probs)
+    findings = dataclasses.replace(competition, task="multilabel", metric="auroc")
+    limits = keep_thresholds(tmp_path / "kept", findings, targets, probs, "validation split")
+    called = hard_labels(probs * 0.9, findings, limits)
+    np.testing.assert_array_equal(called[:, :2], probs[:, :2])
+    assert called[:, 2].all()  # never predicted: calling all is the best that can be done
+    assert not hard_labels(probs * 0.4, findings).any()
+    targets[0, 1] = np.nan
+    report = judge(findings, targets, probs, "test split", resamples=9)
+    assert report["thresholds"] == "0.5 for all"
+    assert report["classes"]["Effusion"]["unknown"] == 1

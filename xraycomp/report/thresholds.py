@@ -1,0 +1,127 @@
+"""From which probability on a finding is called: chosen on validation, kept with the run."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Self, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from xraycomp.console.errors import UserError, listing
+from xraycomp.data.files import write_json
+from xraycomp.report.checks import check_names, checked_findings
+from xraycomp.report.findings import NO_THRESHOLD
+from xraycomp.report.intervals import BoolArray, FloatArray, known_rows
+
+Criterion = Literal["f1", "youden"]
+"""What a threshold makes largest: F1, or sensitivity + specificity - 1 (Youden 1950)."""
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """The thresholds of a run's findings, and where they come from."""
+
+    values: dict[str, float]
+    """Finding -> probability from which on it is called."""
+    criterion: Criterion
+    split: str
+    """The split that they were chosen on."""
+    fixed: tuple[str, ...] = field(default=())
+    """Findings for which that split held one kind only; theirs is 0.5."""
+
+    def __str__(self) -> str:
+        name = {"f1": "best F1", "youden": "best sensitivity + specificity"}[self.criterion]
+        text = f"{name} on the {self.split}"
+        if self.fixed:
+            text += f"; {NO_THRESHOLD} for {listing(self.fixed, 3)} (one kind only there)"
+        return text
+
+    def write(self, path: Path) -> None:
+        """Write them as JSON, whole or not at all."""
+        write_json(
+            path,
+            {
+                "criterion": self.criterion,
+                "split": self.split,
+                "thresholds": self.values,
+                "fixed": list(self.fixed),
+            },
+        )
+
+    @classmethod
+    def read(cls, path: Path, class_names: Sequence[str]) -> Self:
+        """Read what ``write`` wrote.
+
+        Raises ``UserError`` where the file is missing or damaged, or holds other classes.
+        """
+        again = "Choose them anew with: python -m xraycomp.evaluate --run RUN"
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            values = {str(k): float(v) for k, v in content["thresholds"].items()}
+            found = cls(values, content["criterion"], content["split"], tuple(content["fixed"]))
+            if found.criterion not in get_args(Criterion):
+                raise ValueError(f"unknown criterion {found.criterion}")
+        except FileNotFoundError:
+            raise UserError(f"There are no thresholds {path}. {again}") from None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} is damaged ({error}). {again}") from error
+        if list(values) != list(class_names):
+            raise UserError(f"{path} is for other classes than {listing(class_names, 20)}. {again}")
+        return found
+
+
+def choose_thresholds(
+    targets: ArrayLike,
+    probs: ArrayLike,
+    class_names: Sequence[str],
+    split: str,
+    criterion: Criterion = "f1",
+) -> Thresholds:
+    """Choose for each finding the threshold that is best on these images.
+
+    It lies halfway between two probabilities that occur, so that rounding them does not matter; of
+    equally good ones it is the highest. Figures at it are too good on the images that it was chosen
+    on.
+
+    Parameters
+    ----------
+    targets : array of shape (n, k), of 1, 0 and NaN (unknown: left out)
+    probs : float array of shape (n, k) in [0, 1]
+    class_names : k different names, in the order of the columns
+    split : names the images
+
+    Raises
+    ------
+    UserError
+        When shapes, values or names do not fit.
+    """
+    true, scores = checked_findings(targets, probs)
+    check_names(scores, class_names)
+    values, fixed = {}, []
+    for name, (target, score, _) in zip(class_names, known_rows(true, scores), strict=True):
+        values[name] = NO_THRESHOLD
+        if target.any() and not target.all():
+            values[name] = _best(target, score, criterion)
+        else:
+            fixed.append(name)
+    return Thresholds(values, criterion, split, tuple(fixed))
+
+
+def _best(target: BoolArray, score: FloatArray, criterion: Criterion) -> float:
+    levels, level = np.unique(score, return_inverse=True)
+    positives = np.bincount(level[target], minlength=len(levels))
+    # Called from this level on, by level; the highest first, so that argmax takes it of equals.
+    tp = np.cumsum(positives[::-1])
+    called = np.cumsum(np.bincount(level, minlength=len(levels))[::-1])
+    found, images = tp[-1], len(target)
+    if criterion == "f1":
+        merit = 2 * tp / (called + found)
+    else:
+        merit = tp / found - (called - tp) / (images - found)
+    # Equal fractions may differ in the last bit.
+    place = len(levels) - 1 - int(np.argmax(merit > merit.max() - 1e-12))
+    upper, lower = levels[place], levels[place - 1] if place else 0.0
+    middle = (upper + lower) / 2
+    return float(middle if lower < middle else upper)
