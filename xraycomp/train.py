@@ -7,6 +7,7 @@ import logging
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,6 +31,8 @@ from xraycomp.data.source import (
 )
 from xraycomp.data.split import split_manifest
 from xraycomp.data.submission import expected_ids, write_submission
+from xraycomp.model.body import count_codes
+from xraycomp.model.codes import fit_head
 from xraycomp.model.config import TrainConfig
 from xraycomp.model.distributed import count_processes, is_main
 from xraycomp.model.engine import fit
@@ -38,7 +41,7 @@ from xraycomp.model.losses import check_losses
 from xraycomp.model.processes import DeadProcessError, launch
 from xraycomp.model.run import RunFolder, default_name, read_checkpoint
 from xraycomp.model.state import TrainState, restore_state, start_state
-from xraycomp.model.stem import activation_for
+from xraycomp.model.stem import GrayModel, activation_for
 from xraycomp.model.zoo import check_input_size, create_model
 from xraycomp.remote.client import connect
 from xraycomp.remote.credentials import winning_credential
@@ -81,9 +84,11 @@ def train(config: TrainConfig) -> RunFolder:
         run = RunFolder.open(config.resume)
         # Which findings are classes is for the run's settings to say.
         source = dataclasses.replace(source, competition=run.competition())
+        competition = source.competition
+        model, saved = _create(config, run, competition.classes, competition.multilabel)
         dataset = _load(run.manifest(), source, config)
         duplicates = None
-        state = _start(config, run, dataset, state_device)
+        state = _start(model, saved, config, run, dataset, state_device)
         if run.checkpoint.is_file():
             epoch, step = state.epoch + 1, state.progress.step
             log.info("Continuing %s at epoch %d, step %d.", run.checkpoint, epoch, step)
@@ -91,8 +96,12 @@ def train(config: TrainConfig) -> RunFolder:
         run_name = config.name or default_name(source.competition, config)
         run = RunFolder.create(config.runs_dir / run_name, overwrite=config.overwrite)
         try:
-            source, dataset, duplicates = _prepare(source, config)
-            state = _start(config, None, dataset, state_device)
+            source, manifest = _list(source, config)
+            competition = source.competition
+            # First, since this is where an unknown architecture shows; decoding takes long.
+            model, _ = _create(config, run, competition.classes, competition.multilabel, anew=True)
+            dataset, duplicates = _prepare(source, manifest, config)
+            state = _start(model, None, config, run, dataset, state_device)
         except BaseException:
             with contextlib.suppress(OSError):
                 run.path.rmdir()  # only if nothing is in it
@@ -117,6 +126,21 @@ def train(config: TrainConfig) -> RunFolder:
             next(state.model.parameters()).device if processes == 1 else f"{processes} devices",
             f"{len(dataset.split('val')):,}",
         )
+        if config.codes_epochs and not run.checkpoint.is_file():
+            train_set, val_set = dataset.split("train"), dataset.split("val")
+            score = functools.partial(epoch_scores, multilabel=dataset.multilabel)
+            fit_head(
+                state,
+                train_set,
+                val_set,
+                dataset.cache,
+                dataset.classes,
+                config,
+                run,
+                score,
+                device,
+                deadline=deadline,
+            )
         if processes == 1:
             _fit(state, config, run, dataset, deadline)
         else:
@@ -164,11 +188,8 @@ def _load(manifest: pd.DataFrame, source: Source, config: TrainConfig) -> Datase
     )
 
 
-def _prepare(source: Source, config: TrainConfig) -> tuple[Source, Dataset, pd.DataFrame]:
-    """List, choose the findings, decode, look for copies, split.
-
-    Returns the source with the classes that are left, the data and the table of copies.
-    """
+def _list(source: Source, config: TrainConfig) -> tuple[Source, pd.DataFrame]:
+    """List the images and choose the findings: the source with the classes that are left."""
     competition = source.competition
     manifest = build_manifest(competition, source.root)
     competition, manifest = choose_findings(
@@ -178,7 +199,14 @@ def _prepare(source: Source, config: TrainConfig) -> tuple[Source, Dataset, pd.D
         drop_no_finding=config.drop_no_finding,
         min_count=config.min_count,
     )
-    source = dataclasses.replace(source, competition=competition)
+    return dataclasses.replace(source, competition=competition), manifest
+
+
+def _prepare(
+    source: Source, manifest: pd.DataFrame, config: TrainConfig
+) -> tuple[Dataset, pd.DataFrame]:
+    """Decode, look for copies, split. Returns the data and the table of copies."""
+    competition = source.competition
     dataset = _load(manifest, source, config)
     copies = find_copies(dataset.cache)
     groups = copy_groups(copies, len(dataset.manifest)) if config.keep_duplicates_together else None
@@ -191,24 +219,43 @@ def _prepare(source: Source, config: TrainConfig) -> tuple[Source, Dataset, pd.D
     )
     manifest = dataset.manifest.assign(split=split)
     described = describe_copies(copies, manifest)
-    return source, dataclasses.replace(dataset, manifest=manifest), described
+    return dataclasses.replace(dataset, manifest=manifest), described
+
+
+def _create(
+    config: TrainConfig,
+    run: RunFolder,
+    classes: tuple[str, ...],
+    multilabel: bool,
+    *,
+    anew: bool = False,
+) -> tuple[GrayModel, dict[str, Any] | None]:
+    """The network, seen to take images of this size, and the checkpoint of ``run`` that it is from;
+    ``anew``, or where the run was stopped before its first checkpoint, a new network and None."""
+    torch.manual_seed(config.seed)
+    saved = None if anew or not run.checkpoint.is_file() else read_checkpoint(run.checkpoint)
+    weights = str(run.checkpoint) if saved else config.weights
+    model = create_model(config.arch, len(classes), weights, pool=config.pool, hidden=config.head)
+    model.activation = activation_for(multilabel=multilabel)
+    if config.codes_epochs:
+        count_codes(model.body, model.parts, model.arch)
+    check_input_size(model, config.image_size)
+    return model, saved
 
 
 def _start(
-    config: TrainConfig, run: RunFolder | None, dataset: Dataset, device: torch.device
+    model: GrayModel,
+    saved: dict[str, Any] | None,
+    config: TrainConfig,
+    run: RunFolder,
+    dataset: Dataset,
+    device: torch.device,
 ) -> TrainState:
-    """The network and what trains it: new, or as the checkpoint of ``run`` has it."""
-    torch.manual_seed(config.seed)
-    # A run that was stopped before its first checkpoint starts again.
-    path = run.checkpoint if run and run.checkpoint.is_file() else None
-    checkpoint = read_checkpoint(path) if path else None
-    model = create_model(config.arch, len(dataset.classes), str(path) if path else config.weights)
-    model.activation = activation_for(multilabel=dataset.multilabel)
-    check_input_size(model, config.image_size)
-    stage = checkpoint.get("stage", 0) if checkpoint else 0
+    """``model`` and what trains it: new, or as the checkpoint ``saved`` of ``run`` has it."""
+    stage = saved.get("stage", 0) if saved else 0
     state = start_state(model, len(dataset.split("train")), config, device, stage)
-    if checkpoint:
-        restore_state(state, checkpoint, str(path))
+    if saved:
+        restore_state(state, saved, str(run.checkpoint))
     return state
 
 
@@ -231,7 +278,8 @@ def _fit_share(
 ) -> None:
     """What each of several processes does; the one that launched them waits."""
     logging.disable()  # the launching process has said this already
-    state = _start(config, run, dataset, device)
+    model, saved = _create(config, run, dataset.classes, dataset.multilabel)
+    state = _start(model, saved, config, run, dataset, device)
     logging.disable(logging.NOTSET)
     if is_main():
         run.log_to_file()  # until this process ends

@@ -36,6 +36,11 @@ from xraycomp.model.config import TrainConfig
         ("resize_size", 200, "--resize-size is 200; it must be image_size or more."),
         ("time_limit", 0.0, "--time-limit is 0.0; it must be more than 0 minutes."),
         ("workers", 0, "--workers is 0; it must be at least 1."),
+        ("pool", "mean", "--pool is mean; it must be one of avg, max, attention."),
+        ("head", (64, 0), "--head is (64, 0); it must be a list of widths of at least 1."),
+        ("head", ("64",), "--head is ('64',); it must be a list of widths of at least 1."),
+        ("codes_epochs", -1, "--codes-epochs is -1; it must be 0 or more."),
+        ("codes_passes", -1, "--codes-passes is -1; it must be 0 or more."),
         ("optimizer", "rmsprop", "--optimizer is rmsprop; it must be one of sgd, adam, adamw."),
         (
             "schedule",
@@ -78,6 +83,7 @@ CHANGED = TrainConfig(
     name="a run",
     resume=Path("runs/x"),
     overwrite=True,
+    head=(64, 32),
     resize_size=300,
     lr=0.1,
     optimizer="adamw",
@@ -106,6 +112,10 @@ def test_a_recipe_goes_over_the_defaults_and_under_what_is_given():
     assert config == untouched
 
 
+def test_a_recipe_s_list_is_a_head():
+    assert TrainConfig.from_recipe({"head": [64, 32]}, "x.toml").head == (64, 32)
+
+
 def test_an_empty_recipe_is_the_defaults():
     assert TrainConfig.from_recipe({}, "x.toml") == TrainConfig()
 
@@ -130,6 +140,7 @@ def test_a_whole_number_will_do_for_a_fraction():
         ({"optimizer": 1}, r"x\.toml: recipe\.optimizer is 1 but must be a str\."),
         ({"optimizer": "rmsprop"}, "must be one of sgd, adam, adamw"),
         ({"epochs": 0}, "--epochs is 0"),
+        ({"head": 64}, r"x\.toml: recipe\.head is 64 but must be a list\."),
     ],
 )
 def test_a_wrong_recipe_is_refused_and_the_file_named(recipe, sentence):

@@ -2,19 +2,27 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xraycomp.data.cache import ImageCache
 from xraycomp.data.labels import rarity
+
+
+class Rows(Protocol):
+    """Images on disk, or codes that stand for them, one a row."""
+
+    def gather(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Copy ``rows`` (int array (n,)) into a new array of shape (n, ...)."""
+        ...
 
 
 @dataclass(frozen=True)
 class ImageSet:
     """Some images of a cache with their labels."""
 
-    cache: ImageCache
+    cache: Rows
     rows: NDArray[np.int64]
     """Rows of the cache, shape (n_images,)."""
     targets: NDArray[np.float32]

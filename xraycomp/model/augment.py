@@ -28,15 +28,19 @@ def prepare(
 
     Parameters
     ----------
-    images : uint8 tensor of shape (batch, height, width), square, at least ``config.image_size``
+    images : uint8 tensor of shape (batch, height, width), square, at least ``config.image_size``;
+        or codes, float of shape (batch, n_features), which need no preparing
     config : the sizes and the strength of every random change
     mean, std : what the network's input is normalised by, for images in 0..1
     generator : source of the random numbers; drawn on the CPU, so every device sees the same
 
     Returns
     -------
-    float32 tensor of shape (batch, 1, image_size, image_size) on the device of ``images``
+    float32 tensor of shape (batch, 1, image_size, image_size) on the device of ``images``;
+    of codes (batch, n_features, 1, 1), a map of one place
     """
+    if images.ndim == 2:
+        return images.float()[:, :, None, None]
     batch, cached, _ = images.shape
     if generator is None:
         theta = _affine(batch, cached, config.image_size)

@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self, get_args, get_origin
 
 from xraycomp.console.errors import UserError
 from xraycomp.data.split import SplitPlan
+from xraycomp.model.pooling import Pool
 from xraycomp.model.stages import ALL, Stage, parse_stages
 
 
@@ -32,6 +33,15 @@ class TrainConfig:
     """Any torchvision classifier, or timm:<name>."""
     weights: str = "none"
     """none, imagenet, or the path of a .pth, .pt or .safetensors file."""
+    pool: Pool = ""
+    """How the last feature map is pooled: avg, max or attention. Default: the network's own way."""
+    head: tuple[int, ...] = ()
+    """Widths of new layers before the classifier's last one, such as 512 256 128."""
+    codes_epochs: int = 0
+    """First train the head alone for this many epochs, on codes: the features that the body, as
+    --weights has it, gives for each image, computed once. Then --epochs train the whole network."""
+    codes_passes: int = 0
+    """Augmented copies of each training image, mirrored ones among them, that get codes too."""
     image_size: int = 224
     """Side of the square that the network sees, in pixels."""
     resize_size: int | None = None
@@ -155,9 +165,12 @@ class TrainConfig:
         """Raise ``UserError`` for values outside their range."""
         for name in ("image_size", "epochs", "batch_size", "accumulate"):
             self._check(name, getattr(self, name) >= 1, "at least 1")
+        object.__setattr__(self, "head", tuple(self.head))  # JSON and TOML have lists
+        widths = all(type(width) is int and width >= 1 for width in self.head)
+        self._check("head", widths, "a list of widths of at least 1")
         for name in (
             *("min_count", "lr", "momentum", "weight_decay", "warmup_epochs", "clip_grad"),
-            *("gamma", "gamma_neg", "gamma_pos", "mixup"),
+            *("gamma", "gamma_neg", "gamma_pos", "mixup", "codes_epochs", "codes_passes"),
         ):
             self._check(name, getattr(self, name) >= 0, "0 or more")
         for name in ("label_smoothing", "ema_decay", "scale", "shift", "brightness", "contrast"):
@@ -165,9 +178,10 @@ class TrainConfig:
         self._check("margin", 0 <= self.margin < 1, "at least 0 and below 1")
         self._check("alpha", 0 <= self.alpha <= 1, "from 0 to 1")
         self._check("max_weight", self.max_weight > 0, "more than 0")
-        for name in ("optimizer", "schedule", "monitor", "loss", "split", "thresholds"):
+        for name in ("optimizer", "schedule", "monitor", "loss", "split", "pool", "thresholds"):
             choices = get_args(type(self).__annotations__[name])
-            self._check(name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
+            named = ", ".join(filter(None, choices))
+            self._check(name, getattr(self, name) in choices, f"one of {named}")
         self._check("erasing", 0 <= self.erasing <= 1, "a probability from 0 to 1")
         self._check("seed", self.seed >= 0, "0 or more")
         if self.name is not None:
@@ -252,5 +266,7 @@ class TrainConfig:
 
 def _kinds(annotation: Any) -> tuple[type, ...]:
     """The types that a field of that annotation takes: those of its choices, if it has any."""
+    if get_origin(annotation) is tuple:
+        return (list,)
     options = get_args(annotation) or (annotation,)
     return tuple(option if isinstance(option, type) else type(option) for option in options)

@@ -87,7 +87,7 @@ def fit(
                 loop.save()
             where = f"in epoch {state.epoch + 1} after {state.progress.step} steps"
             where = f"after epoch {state.epoch}" if whole else where
-            again = f"python -m xraycomp.train --resume {run.path}"
+            again = f"python -m xraycomp.train --resume {config.resume or run.path}"
             # Also waits until the main process has saved.
             if number := largest(stop.signal_number):
                 raise Stopped(f"Stopped {where}. Go on with: {again}", number)
@@ -337,7 +337,7 @@ class Loop:
             "activation": judged.activation,
             "classes": list(self.classes),
             "config": self.config.to_json(),
-            "epoch": self.state.epoch + 1,
+            "epoch": self.state.best_epoch + 1,  # 0: what there was before the first whole one
         }
         save_checkpoint(self.run.best, content)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from xraycomp.console.errors import UserError
-from xraycomp.data.cache import ImageCache
+from xraycomp.data.batches import Rows
 from xraycomp.model.augment import prepare
 from xraycomp.model.config import TrainConfig
 from xraycomp.model.run import read_checkpoint
@@ -54,7 +54,7 @@ def load_best(path: Path, classes: tuple[str, ...], config: TrainConfig) -> Gray
             f"{path} was trained on the classes {', '.join(found)}, not on {', '.join(classes)}. "
             "Use the checkpoint of this run."
         )
-    model = create_model(config.arch, len(classes), weights=str(path))
+    model = create_model(config.arch, len(classes), str(path), pool=config.pool, hidden=config.head)
     model.activation = saved.get("activation", "softmax")
     return model
 
@@ -62,7 +62,7 @@ def load_best(path: Path, classes: tuple[str, ...], config: TrainConfig) -> Gray
 @torch.inference_mode()
 def predict_probs(
     model: GrayModel,
-    cache: ImageCache,
+    cache: Rows,
     rows: NDArray[np.int64],
     config: TrainConfig,
     device: torch.device,

@@ -16,7 +16,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from xraycomp.model.body import BodyParts
+
 Channels = tuple[float, float, float]
+NO_PARTS = BodyParts()
 Activation = Literal["softmax", "sigmoid"]
 
 
@@ -36,19 +39,29 @@ class GrayModel(nn.Module):
     arch : the name that `create_model` built it from
     mean, std : the two scalars, kept in checkpoints beside the state dict
     planes : 1 if the stem reads the image alone, 2 if it also reads a plane of ones
+    parts : where in the body the last feature map and the codes are
     activation : what makes probabilities of the logits; all that depends on the kind of labels asks
         for it here, and checkpoints keep it
     """
 
     activation: Activation = "softmax"
 
-    def __init__(self, body: nn.Module, arch: str, mean: float, std: float, planes: int) -> None:
+    def __init__(
+        self,
+        body: nn.Module,
+        arch: str,
+        mean: float,
+        std: float,
+        planes: int,
+        parts: BodyParts = NO_PARTS,
+    ) -> None:
         super().__init__()
         self.body = body
         self.arch = arch
         self.mean = mean
         self.std = std
         self.planes = planes
+        self.parts = parts
 
     def forward(self, images: Tensor) -> Tensor:
         # The ones are added here and not at the convolution: whatever pads or resizes the image on

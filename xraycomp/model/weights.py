@@ -79,7 +79,7 @@ def load_weights(
     body : network whose own tensors decide what must be there
     state : tensors by the names that the network has for them
     arch, source : what the network and the weights are called in messages
-    heads : names of the layers that stay as they are where their shape differs
+    heads : names of the parts that stay as they are, whole, where the file has other ones or none
     ignored : beginnings of names that the network may lack
 
     Raises
@@ -89,8 +89,14 @@ def load_weights(
     own = body.state_dict()
     given = {k: v for k, v in state.items() if not k.startswith(ignored)}
     fitting = {key for key in own if key in given and given[key].shape == own[key].shape}
-    new = {key for key in own if key.rpartition(".")[0] in heads} - fitting
-    given = OrderedDict((key, value) for key, value in given.items() if key not in new)
+    new: set[str] = set()
+    for head in heads:
+        inside = {key for key in own if key.startswith(f"{head}.")}
+        if not inside <= fitting:  # half a head is none
+            new |= inside
+            given = {k: v for k, v in given.items() if not k.startswith(f"{head}.")}
+    fitting -= new
+    given = OrderedDict(given)
     # Without versions torch takes the file for an old one and adapts old names where it finds them;
     # only MNASNet, the network itself (""), insists on one.
     given._metadata = {"": {"version": 2}}  # type: ignore[attr-defined]

@@ -14,6 +14,8 @@ import torchvision
 from torch import Tensor, nn
 
 from xraycomp.console.errors import UserError
+from xraycomp.model.body import replace_head, replace_pool, split_body
+from xraycomp.model.pooling import Pool
 from xraycomp.model.stem import Channels, GrayModel, fold_stem, gray_mix, stem_convs
 from xraycomp.model.weights import WeightFile, bare_names, load_weights, read_weights
 
@@ -39,7 +41,14 @@ class Architecture:
     ignored: tuple[str, ...] = ()  # beginnings of names in weight files that the network lacks
 
 
-def create_model(arch: str, num_classes: int, weights: str = "none") -> GrayModel:
+def create_model(
+    arch: str,
+    num_classes: int,
+    weights: str = "none",
+    *,
+    pool: Pool = "",
+    hidden: tuple[int, ...] = (),
+) -> GrayModel:
     """Build a classifier of gray images.
 
     Parameters
@@ -50,6 +59,8 @@ def create_model(arch: str, num_classes: int, weights: str = "none") -> GrayMode
         library's own; anything else is the path of a .pth, .pt or .safetensors file: a state dict,
         a dict with one under "model" or "state_dict", or a checkpoint of this kit. The classifier
         layer is left random where the file has another number of classes.
+    pool : what takes the place of the network's own pooling; "" leaves it
+    hidden : widths of the layers before the classifier's last one, all new; () leaves it
 
     Returns
     -------
@@ -58,11 +69,13 @@ def create_model(arch: str, num_classes: int, weights: str = "none") -> GrayMode
     Raises
     ------
     UserError : unknown name, missing extra, weights that cannot be fetched or read, or that belong
-        to another architecture.
+        to another architecture; a pooling or head that it cannot take.
     """
     find = _timm if arch.startswith("timm:") else _torchvision
     found = find(arch, num_classes)
     body, convs = found.body, stem_convs(found.body)
+    parts = replace_pool(body, split_body(body, found.heads), pool, num_classes, arch)
+    replace_head(body, parts, hidden, num_classes, arch)
     if not convs or any(conv.groups > 1 for conv in convs.values()):
         raise UserError(
             f"{arch} has no plain first convolution that could be made to read gray images; choose "
@@ -71,7 +84,7 @@ def create_model(arch: str, num_classes: int, weights: str = "none") -> GrayMode
     if weights == "none":
         mean, std, mix = gray_mix(SCRATCH_MEAN, SCRATCH_STD)
         fold_stem(body, mix)
-        return GrayModel(body, arch, mean, std, planes=len(mix))
+        return GrayModel(body, arch, mean, std, planes=len(mix), parts=parts)
 
     file = _fetch(arch, found) if weights == "imagenet" else read_weights(Path(weights))
     mean, std, mix = gray_mix(file.mean or found.mean, file.std or found.std)
@@ -80,15 +93,16 @@ def create_model(arch: str, num_classes: int, weights: str = "none") -> GrayMode
     if stem is not None and is_gray:  # make room for a stem that was folded before it was saved
         mix = torch.zeros(stem.shape[1], 3)
         fold_stem(body, mix)
-    load_weights(
-        body, file.state, arch=arch, source=weights, heads=found.heads, ignored=found.ignored
-    )
+    heads = (parts.head,) if parts.head else found.heads
+    if pool:
+        heads = (*heads, parts.pool)  # attention is learned too
+    load_weights(body, file.state, arch=arch, source=weights, heads=heads, ignored=found.ignored)
     if not is_gray and not fold_stem(body, mix):
         raise UserError(
             f"{arch} standardises the weights of its first convolution, so that RGB weights cannot "
             "serve gray images; use --weights none or another architecture with --arch."
         )
-    return GrayModel(body, arch, mean, std, planes=len(mix))
+    return GrayModel(body, arch, mean, std, planes=len(mix), parts=parts)
 
 
 def check_input_size(model: GrayModel, image_size: int) -> None:

@@ -1,0 +1,262 @@
+"""Feature codes: what a frozen body gives for each image, computed once; a head trained on them.
+
+A head learns in seconds from codes, since the body, which costs nearly all the time, has run once
+an image. Then head and body are one network again, ready to be fine-tuned whole.
+"""
+
+import dataclasses
+import hashlib
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from xraycomp.console.errors import Stopped, UserError
+from xraycomp.console.signals import StopRequest
+from xraycomp.data.batches import ImageSet
+from xraycomp.data.cache import ImageCache
+from xraycomp.data.files import atomic_path
+from xraycomp.model.augment import prepare
+from xraycomp.model.body import count_codes
+from xraycomp.model.config import TrainConfig
+from xraycomp.model.engine import Loop, Score, fit
+from xraycomp.model.inference import autocast_dtype
+from xraycomp.model.run import RunFolder, read_checkpoint
+from xraycomp.model.state import TrainState, restore_state, start_state
+from xraycomp.model.stem import GrayModel
+
+log = logging.getLogger(__name__)
+
+_RESUME = "python -m xraycomp.train --resume"
+_FORMAT = 1  # part of every key: raise it when codes are computed or laid out otherwise
+
+
+@dataclass(frozen=True)
+class CodeCache:
+    """Codes on disk, read like images.
+
+    The file is a plain array of shape (1 + passes, n_images, n_features), dtype float32: first the
+    codes of the images as they are judged, then those of each augmented pass.
+    """
+
+    path: Path
+
+    @cached_property
+    def codes(self) -> NDArray[np.float32]:
+        """The array, mapped from the file."""
+        mapped: NDArray[np.float32] = np.load(self.path, mmap_mode="r")
+        return mapped
+
+    def gather(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Copy ``rows`` (int array (n,)), counted through all passes, to (n, n_features)."""
+        passes, n_images, n_features = self.codes.shape
+        block: NDArray[np.float32] = self.codes.reshape(passes * n_images, n_features)[rows]
+        return block
+
+
+def build_codes(
+    model: GrayModel,
+    cache: ImageCache,
+    rows: NDArray[np.int64],
+    config: TrainConfig,
+    device: torch.device,
+    *,
+    deadline: float | None = None,
+) -> CodeCache:
+    """Compute the codes of the images ``rows`` of ``cache``, or find that this was done before.
+
+    The file beside ``cache`` is named after all that codes depend on: the images, the weights that
+    come before the head, sizes and, where there are ``config.codes_passes``, seed and augmentation.
+    Images are augmented as in training, so about half of each pass is mirrored.
+
+    Parameters
+    ----------
+    model : its body in evaluation; the head has no say
+    rows : int array of shape (n_images,); row i of the codes belongs to image rows[i]
+    deadline : ``time.monotonic()`` at which to give up
+
+    Raises
+    ------
+    Stopped : after Ctrl-C or SIGTERM; UserError : at the deadline, and where the head is not
+        linear. Nothing half done is kept.
+    """
+    n_features = count_codes(model.body, model.parts, model.arch)
+    key = _key(model, rows, config, autocast_dtype(device))
+    path = cache.folder.with_name(f"{cache.folder.name}-codes-{key}.npy")
+    found = path.is_file()
+    began = time.monotonic()
+    if not found:
+        shape = (1 + config.codes_passes, len(rows), n_features)
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        # Written and not mapped: on a full disk a mapping would kill the process.
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            _write_codes(file.write, model, cache, rows, config, device, deadline)
+    log.info(
+        "Codes: %s features of %s images, augmented passes: %d; %s (%s).",
+        f"{n_features:,}",
+        f"{len(rows):,}",
+        config.codes_passes,
+        "found" if found else f"computed in {time.monotonic() - began:.1f} s",
+        path,
+    )
+    return CodeCache(path)
+
+
+@torch.inference_mode()
+def _write_codes(
+    write: Callable[[bytes], object],
+    model: GrayModel,
+    cache: ImageCache,
+    rows: NDArray[np.int64],
+    config: TrainConfig,
+    device: torch.device,
+    deadline: float | None,
+) -> None:
+    model.eval()
+    batch_size, dtype = max(config.batch_size, 32), autocast_dtype(device)
+    entering: list[Tensor] = []
+
+    def keep(_: nn.Module, args: tuple[Tensor]) -> None:
+        entering.append(args[0])
+
+    hook = model.body.get_submodule(model.parts.head).register_forward_pre_hook(keep)
+    passes = 1 + config.codes_passes
+    try:
+        with (
+            StopRequest() as stop,
+            torch.autocast(device.type, dtype, enabled=dtype != torch.float32),
+            tqdm(total=passes * len(rows), unit="img", desc="Codes", leave=False) as bar,
+        ):
+            for number in range(passes):
+                for start in range(0, len(rows), batch_size):
+                    block = torch.from_numpy(cache.gather(rows[start : start + batch_size]))
+                    # The first pass sees the images as they are judged.
+                    draws = np.random.default_rng([config.seed, number, start]) if number else None
+                    images = prepare(block.to(device), config, model.mean, model.std, draws)
+                    model(images.contiguous(memory_format=torch.channels_last))
+                    write(entering.pop().float().cpu().numpy().tobytes())
+                    bar.update(len(block))
+                    if stop.signal_number:
+                        again = f" Go on with: {_RESUME} {config.resume}" if config.resume else ""
+                        raise Stopped(f"Stopped while computing codes.{again}", stop.signal_number)
+                    if deadline is not None and time.monotonic() > deadline:
+                        raise UserError(
+                            f"The time limit was reached with {bar.n:,} of {bar.total:,} codes "
+                            "computed, and none of them are kept. Give a longer --time-limit."
+                        )
+    finally:
+        hook.remove()
+
+
+def code_sets(
+    codes: CodeCache, rows: NDArray[np.int64], train: ImageSet, val: ImageSet
+) -> tuple[ImageSet, ImageSet]:
+    """``train`` and ``val`` as sets of codes; every augmented pass adds the training set once more.
+
+    ``rows`` are the images that ``codes`` was built from, in ascending order.
+    """
+    passes, n_images, _ = codes.codes.shape
+    first = np.searchsorted(rows, train.rows)
+    shown = np.concatenate([number * n_images + first for number in range(passes)])
+    return (
+        ImageSet(codes, shown, np.tile(train.targets, (passes, 1))),
+        ImageSet(codes, np.searchsorted(rows, val.rows), val.targets),
+    )
+
+
+def fit_head(
+    state: TrainState,
+    train: ImageSet,
+    val: ImageSet,
+    cache: ImageCache,
+    classes: tuple[str, ...],
+    config: TrainConfig,
+    run: RunFolder,
+    score: Score,
+    device: torch.device,
+    *,
+    deadline: float | None = None,
+) -> None:
+    """Train the head of ``state.model`` on codes for ``config.codes_epochs``, by the usual loop.
+
+    The head's own course is kept in ``run``'s folder ``head``. Afterwards ``state`` holds the whole
+    network with the best head, which is also the run's ``best.pt`` until fine-tuning betters it,
+    and ``checkpoint.pt``, from which the run goes on. Called again after an interruption, it goes
+    on with what there is.
+
+    To show a rare class as often as the others by mirrored copies, let the codes have passes
+    (``codes_passes``, ``flip``) and sampling be weighted (``weighted_sampling``).
+
+    Raises
+    ------
+    Stopped : after Ctrl-C or SIGTERM
+    UserError : at the deadline before there is any head, and where the head is not linear
+    """
+    home = next(state.model.parameters()).device
+    model = state.model.to(device)
+    rows = np.union1d(train.rows, val.rows)
+    head_run = RunFolder(run.path / "head")
+    # What is stopped here is resumed with the run as a whole.
+    head_config = dataclasses.replace(
+        config, epochs=config.codes_epochs, stages="", resume=run.path
+    )
+    linear = model.body.get_submodule(model.parts.head)
+    # The very layers of the network, not copies: what is trained here is trained there.
+    head = GrayModel(nn.Sequential(nn.Flatten(), linear), model.arch, model.mean, model.std, 1)
+    head.activation = model.activation
+    codes = build_codes(model, cache, rows, head_config, device, deadline=deadline)
+    coded_train, coded_val = code_sets(codes, rows, train, val)
+    head_state = start_state(head, len(coded_train), head_config, device)
+    if head_run.checkpoint.is_file():
+        saved = read_checkpoint(head_run.checkpoint)
+        restore_state(head_state, saved, str(head_run.checkpoint))
+    log.info("First the head alone is trained, on codes.")
+    fit(
+        head_state,
+        coded_train,
+        coded_val,
+        classes,
+        head_config,
+        head_run,
+        score,
+        deadline=deadline,
+    )
+    head.load_state_dict(read_checkpoint(head_run.best)["model"])
+    state.model.to(home)
+    if state.ema:  # made before there was this head
+        state.ema.module.load_state_dict(state.model.state_dict())
+    state.best = head_state.best
+    whole = Loop(state, train, val, classes, config, run, score)
+    whole.save_best()
+    whole.save()
+    if head_state.best_epoch >= 0:  # else the deadline came before
+        best = abs(state.best)  # a loss is kept with its sign turned
+        log.info("The head's best %s is %.4f. Next, the whole network.", config.monitor, best)
+
+
+def _key(model: GrayModel, rows: NDArray[np.int64], config: TrainConfig, dtype: torch.dtype) -> str:
+    """A digest of all that codes depend on besides the images."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name, tensor in model.body.state_dict().items():
+        if not name.startswith(f"{model.parts.head}."):
+            digest.update(f"{name} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.cpu().contiguous().view(-1).numpy().tobytes())
+    settings: list[object] = [_FORMAT, dtype, model.arch, model.mean, model.std, config.pool]
+    settings += [config.image_size, config.codes_passes]
+    if config.codes_passes:
+        names = ("flip", "rotation", "scale", "shift", "random_crop", "brightness", "contrast")
+        settings += [getattr(config, name) for name in names]
+        # The draws go by batch.
+        settings += [config.erasing, config.seed, max(config.batch_size, 32)]
+    digest.update(repr(settings).encode())
+    digest.update(rows.tobytes())
+    return digest.hexdigest()
