@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,9 @@ def measure(root: Path, size: int) -> dict[str, dict[str, float]]:
     )
     weights = part("sampling weights", lambda: balanced_weights(targets))
     order = part("order of an epoch", lambda: epoch_order(len(targets), weights, 0, 0))
-    part("an epoch of gathers", lambda: [cache.gather(rows) for rows in whole_batches(order, 64)])
+    part(
+        "an epoch of gathers", lambda: deque(map(cache.gather, whole_batches(order, 64)), maxlen=0)
+    )
     test = targets[(split == "test").to_numpy()]
     noise = np.random.default_rng(1).normal(size=test.shape)
     probs = 1 / (1 + np.exp(2 - test - noise))
