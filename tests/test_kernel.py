@@ -57,7 +57,7 @@ def test_check_removes_what_is_stale_and_nothing_else(
     ("arguments", "sentence"),
     [
         (["build", "phantom-resnet"], "Did you mean phantom-resnet18"),
-        (["build", "nowhere/else"], "there: acse4-resnet18, phantom-resnet18"),
+        (["build", "nowhere/else"], "there: acse4-resnet18, nih-densenet121-gradcam"),
         (["buld", "all"], "Expected one of"),
         (["build"], "STR The kernel"),
         (["build", "all", "--owner", "a/b"], "'a/b' is no Kaggle user name"),

@@ -49,8 +49,10 @@ def download(config: DownloadConfig) -> Path:
         )
     if config.dataset and config.dataset.count("/") != 1:
         raise UserError(f"--dataset is {config.dataset}; it must be OWNER/SLUG.")
+    path = config.data_dir / f"{names[0].rsplit('/', 1)[-1]}.zip"
     with connect() as kaggle:
-        return remote.download(kaggle, names[0], config.data_dir)
+        remote.download(kaggle, names[0], path)
+    return path
 
 
 def main(args: Sequence[str]) -> None:

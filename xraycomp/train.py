@@ -156,10 +156,11 @@ def train(config: TrainConfig) -> RunFolder:
 def _fetch_missing(name: str, config: TrainConfig) -> None:
     """Download the competition's files where they are not here and credentials are."""
     competition = load_competition(name)
-    on_kaggle = competition.source == "competition"
+    on_kaggle = competition.dataset or competition.source == "competition"
     if on_kaggle and not has_files(competition, config.data_dir) and winning_credential():
+        path = config.data_dir / f"{competition.slug}.zip"
         with connect() as kaggle:
-            download(kaggle, competition.slug, config.data_dir)
+            download(kaggle, competition.attached_as, path)
 
 
 def _why_drawn(config: TrainConfig) -> str:

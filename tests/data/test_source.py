@@ -107,7 +107,7 @@ def test_only_the_embedded_competition_can_be_drawn(tmp_path):
 
 
 def test_data_that_is_not_there_says_how_to_get_it(tmp_path):
-    with pytest.raises(UserError, match="download --competition acse4-ml-2020 --data-dir"):
+    with pytest.raises(UserError, match="it downloads what is missing"):
         open_source("acse4-ml-2020", None, tmp_path / "data")
     with pytest.raises(UserError, match="folder with --data"):
         open_source("pediatric-pneumonia", None, tmp_path / "data")

@@ -80,6 +80,8 @@ class Competition:
     classes: tuple[str, ...]
     metric: str
     train: Labelled
+    dataset: str = ""
+    """``owner/slug`` of the files on Kaggle, where ``source`` is a data set."""
     normal: str = ""
     """The healthy class, where there is one."""
     positive: str = ""
@@ -92,6 +94,11 @@ class Competition:
     submission: Submission | None = None
     recipe: Mapping[str, Any] = field(default_factory=dict)
     """Recommended training settings: fields of the training configuration."""
+
+    @property
+    def attached_as(self) -> str:
+        """What a Kaggle kernel calls the files among its sources: a slug, or ``owner/slug``."""
+        return self.dataset or self.slug
 
     @property
     def drawn(self) -> bool:
@@ -146,7 +153,10 @@ def parse_competition(text: str, where: str) -> Competition:
         table,
         "",
         required={"slug", "source", "task", "classes", "metric", "train"},
-        optional={"title", "normal", "positive", "test", "patient", "submission", "recipe"},
+        optional={
+            *("title", "dataset", "normal", "positive"),
+            *("test", "patient", "submission", "recipe"),
+        },
     )
     classes = reader.texts(table, "classes")
     train = reader.table(table, "train")
@@ -166,6 +176,7 @@ def parse_competition(text: str, where: str) -> Competition:
         source=reader.choice(table, "source", SOURCES),
         task=reader.choice(table, "task", TASKS),
         classes=classes,
+        dataset=reader.text(table, "dataset"),
         normal=reader.choice(table, "normal", classes, default=""),
         metric=reader.choice(table, "metric", METRICS),
         positive=reader.choice(table, "positive", classes, default=""),
@@ -224,6 +235,10 @@ def _check_consistent(reader: Reader, competition: Competition) -> None:
         raise reader.error(
             f"slug {competition.slug!r} may hold letters, digits, '-' and '_' only, as on Kaggle"
         )
+    if competition.dataset and (
+        competition.source != "dataset" or not re.fullmatch(r"[\w-]+/[\w-]+", competition.dataset)
+    ):
+        raise reader.error('dataset must be "owner/slug", of a competition with source = "dataset"')
     if len(competition.classes) < 2 or len(set(competition.classes)) < len(competition.classes):
         raise reader.error("classes must name at least two classes, each once")
     if "image" in competition.classes:
@@ -289,7 +304,7 @@ def _check_table(reader: Reader, competition: Competition) -> None:
 
 def format_competition(competition: Competition) -> str:
     """The competition as TOML text; ``parse_competition`` reads it back to an equal object."""
-    top = ("slug", "title", "source", "task", "classes", "normal", "metric", "positive")
+    top = ("slug", "title", "source", "dataset", "task", "classes", "normal", "metric", "positive")
     lines = [
         f"{key} = {format_value(getattr(competition, key))}"
         for key in top

@@ -116,15 +116,15 @@ def _find_files(competition: Competition, data_dir: Path) -> Path:
         return _draw(competition, raw)
     found = _candidates(competition.slug, data_dir)
     if not found:
-        fetch = ""
-        if competition.source == "competition":
+        fetch = "."
+        if competition.dataset or competition.source == "competition":
             fetch = (
-                ", or fetch it with Kaggle credentials: python -m xraycomp.download --competition "
-                f"{competition.slug} --data-dir {data_dir}"
+                ", or make a Kaggle token (python -m xraycomp.download --doctor) and run the same "
+                "command again: it downloads what is missing."
             )
         raise UserError(
             f"There is no data of {competition.slug} in {data_dir}. Pass the zip or the extracted "
-            f"folder with --data{fetch or '.'}"
+            f"folder with --data{fetch}"
         )
     if found[0].suffix == ".zip":
         return unpack(found[0], raw)

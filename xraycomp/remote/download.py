@@ -18,17 +18,16 @@ log = logging.getLogger(__name__)
 _PAGE = 200
 
 
-def download(kaggle: Kaggle, name: str, folder: Path) -> Path:
-    """Bring a competition (``slug``) or data set (``owner/slug``) to ``folder/<slug>.zip``.
+def download(kaggle: Kaggle, name: str, path: Path) -> None:
+    """Bring a competition (``slug``) or data set (``owner/slug``) to ``path``, a zip.
 
     A zip that is there already is kept only if it is whole: every listed file is in it with the
     listed size, and every checksum holds. Else it is downloaded again, and checked in the same
-    way. Returns the zip's path.
+    way.
 
     Raises ``UserError`` where Kaggle refuses, and where what came does not pass the check; then it
     is kept as ``<slug>.zip.rejected``.
     """
-    path = folder / f"{name.rsplit('/', 1)[-1]}.zip"
     listed = list_files(kaggle, name)
     if not listed:
         raise UserError(f"{_kind(name).capitalize()} {name} has no files on Kaggle.")
@@ -37,7 +36,7 @@ def download(kaggle: Kaggle, name: str, folder: Path) -> Path:
         problem = check_zip(path, listed)
         if not problem:
             log.info("%s is here already and whole.", path)
-            return path
+            return
         log.info("%s is here but %s: downloading it again.", path, problem)
     download_file(
         lambda: _signed_url(kaggle, name), path, _subject(name, f"download {_kind(name)} {name}")
@@ -50,7 +49,6 @@ def download(kaggle: Kaggle, name: str, folder: Path) -> Path:
             "again, or rename it to .zip and pass it with --data if you trust it."
         )
     log.info("Wrote %s (%s), every file and checksum in order.", path, _size(path.stat().st_size))
-    return path
 
 
 def list_files(kaggle: Kaggle, name: str) -> dict[str, int]:

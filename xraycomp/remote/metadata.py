@@ -141,7 +141,7 @@ def read_metadata(folder: Path, *, allow_internet: bool = False) -> KernelMetada
 
 
 def write_owner(folder: Path, owner: str) -> None:
-    """Put ``owner`` into the file's ``id``, leaving everything else in it as it is.
+    """Put ``owner`` into the file's ``id`` and in place of the placeholder in its sources.
 
     Raises ``UserError`` for what is no Kaggle user name.
     """
@@ -155,6 +155,7 @@ def write_owner(folder: Path, owner: str) -> None:
         raise UserError(f"{folder} is no kernel: it has no {METADATA_FILE}. Check the path.")
     text = path.read_text(encoding="utf-8")
     changed = re.sub(r'("id"\s*:\s*")[^"/]*(/)', rf"\g<1>{owner}\g<2>", text, count=1)
+    changed = changed.replace(f'"{PLACEHOLDER}/', f'"{owner}/')
     if changed != text:
         write_text(path, changed)
 

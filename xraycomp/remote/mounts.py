@@ -25,33 +25,40 @@ def mount_path(kind: str, source: str, layout: str) -> str:
     return f"models/{source}" if layout == "new" else "/".join(parts[1:])
 
 
-def find_data(root: Path, slug: str) -> Path:
-    """The folder below ``root`` (``/kaggle/input``) with the competition or data set ``slug``.
+def find_data(root: Path, source: str) -> Path:
+    """The folder below ``root`` (``/kaggle/input``) with a competition (``slug``) or data set.
+
+    A data set is ``owner/slug``, or its slug alone.
 
     Raises ``UserError``, with what lies there, if it is not attached or ambiguous.
     """
-    found = _places(root, slug)
+    found = _places(root, source)
     if not found:
+        rules = f", and accept the rules at https://www.kaggle.com/c/{source}/rules"
+        kind = "dataset" if "/" in source else "competition"
         raise UserError(
-            f"No data of {slug} is attached: {root} holds {describe_tree(root)}. Name it in "
-            "competition_sources (or owner/slug in dataset_sources) of kernel-metadata.json, and "
-            f"accept the rules at https://www.kaggle.com/c/{slug}/rules."
+            f"No data of {source} is attached: {root} holds {describe_tree(root)}. Name it in "
+            f"{kind}_sources of kernel-metadata.json{'' if '/' in source else rules}."
         )
     if len(found) > 1:
         raise UserError(
-            f"{slug} is attached more than once: {listing([str(path) for path in found])}. "
+            f"{source} is attached more than once: {listing([str(path) for path in found])}. "
             "Leave one of them in kernel-metadata.json."
         )
     return found[0]
 
 
-def is_attached(root: Path, slug: str) -> bool:
-    """Whether a competition or data set ``slug`` lies below ``root``."""
-    return bool(_places(root, slug))
+def is_attached(root: Path, source: str) -> bool:
+    """Whether a competition or data set lies below ``root``; ``source`` as in ``find_data``."""
+    return bool(_places(root, source))
 
 
-def _places(root: Path, slug: str) -> list[Path]:
-    places = [root / "competitions" / slug, *sorted(root.glob(f"datasets/*/{slug}")), root / slug]
+def _places(root: Path, source: str) -> list[Path]:
+    if "/" in source:
+        places = [root / "datasets" / source, root / source.split("/")[1]]
+    else:
+        sets = sorted(root.glob(f"datasets/*/{source}"))
+        places = [root / "competitions" / source, *sets, root / source]
     return [place for place in places if place.is_dir()]
 
 

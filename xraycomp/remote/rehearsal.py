@@ -1,11 +1,9 @@
 """Runs the exact file that would be sent, offline, in a process as poor as a Kaggle session."""
 
-import contextlib
 import json
 import logging
 import tempfile
 import time
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -89,6 +87,11 @@ def _sources(metadata: KernelMetadata) -> list[tuple[str, str]]:
     return [(kind, source) for kind in kinds for source in getattr(metadata, f"{kind}_sources")]
 
 
+def _unversioned(source: str) -> str:
+    """``slug`` or ``owner/slug``, without the version that may follow."""
+    return "/".join(source.split("/")[:2])
+
+
 def _slug(source: str) -> str:
     """The name of ``slug``, ``owner/slug`` or ``owner/slug/version``."""
     return source.split("/")[1] if "/" in source else source
@@ -107,16 +110,17 @@ def _prepare(
     sources = _sources(metadata)
     if unknown := sorted(attach.keys() - {source for _, source in sources}):
         raise UserError(f"{listing(unknown)} is not among the sources of {metadata.slug}.")
-    described = _described_competitions(folder)
+    competitions = _described_competitions(folder)
     mounts, images = [], 0
     for kind, source in sources or [("competition", DEFAULT_DRAWN)]:
         slug = _slug(source)
+        described = competitions.get(_unversioned(source)) or competitions.get(slug)
         if source in attach:
             if not attach[source].exists():
                 raise UserError(f"There is nothing at {attach[source]} to attach as {source}.")
             mounts.append(Mount(kind, source, attach[source]))
-        elif kind in ("competition", "dataset") and slug in described:
-            images = _take_slice(described[slug], data, data_dir, slices / slug, train_images)
+        elif kind in ("competition", "dataset") and described:
+            images = _take_slice(described, data, data_dir, slices / slug, train_images)
             mounts.append(Mount(kind, source, slices / slug))
         elif kind == "competition":
             raise UserError(
@@ -130,14 +134,12 @@ def _prepare(
 
 
 def _described_competitions(folder: Path) -> dict[str, str]:
-    """Slug -> what ``load_competition`` takes, of the built-in ones and the kernel's own."""
-    own: dict[str, str] = {}
-    for path in sorted(folder.glob("*.toml")):
-        with contextlib.suppress(tomllib.TOMLDecodeError, UnicodeDecodeError):
-            slug = tomllib.loads(path.read_text(encoding="utf-8")).get("slug")
-            if isinstance(slug, str):
-                own[slug] = str(path)
-    return {slug: slug for slug in built_in_slugs()} | own
+    """What a kernel's sources call it -> what ``load_competition`` takes.
+
+    Of the built-in competitions, and those whose TOML file lies in the kernel's ``folder``.
+    """
+    names = [*built_in_slugs(), *map(str, sorted(folder.glob("*.toml")))]
+    return {load_competition(name).attached_as: name for name in names}
 
 
 def _take_slice(
@@ -211,7 +213,7 @@ def _expected_ids(
     competition: Competition, root: Path, layout: str, mounts: list[Mount]
 ) -> list[str]:
     for mount in mounts:
-        if _slug(mount.source) == competition.slug:
+        if competition.attached_as in (_unversioned(mount.source), _slug(mount.source)):
             place = root / "input" / mount_path(mount.kind, mount.source, layout)
             return expected_ids(competition, place)
     raise UserError(

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -121,9 +122,9 @@ def _find_competition(competition: str | None, inputs: Path) -> Path | None:
             "The kernel's settings name no competition. Write competition=... in its script."
         )
     chosen = load_competition(competition)
-    if chosen.drawn and not is_attached(inputs, chosen.slug):
+    if chosen.drawn and not is_attached(inputs, chosen.attached_as):
         return None  # it is drawn on the spot; a rehearsal attaches a few films to save time
-    found = find_data(inputs, chosen.slug)
+    found = find_data(inputs, chosen.attached_as)
     log.info("Data of %s: %s.", chosen.slug, found)
     return found
 
@@ -165,7 +166,11 @@ def _time_limit(wanted: float | None) -> float:
 def shorten(config: Config, images: int) -> Config:
     """``config`` for a rehearsal on ``images`` training images: one epoch of a few minutes."""
     has = {field.name for field in dataclasses.fields(config)}
-    changes: dict[str, Any] = {"epochs": 1, "time_limit": 5.0}
+    changes: dict[str, Any] = {"epochs": 1, "time_limit": 10.0}
+    if stages := getattr(config, "stages", ""):  # layers:lr:epochs, parted by spaces
+        changes["stages"] = re.sub(r"([^\s:]+:[^\s:]+):\d+", r"\1:1", stages)
+    for name in ("codes_epochs", "codes_passes"):
+        changes[name] = min(1, getattr(config, name, 0))
     per_step = getattr(config, "batch_size", 1) * getattr(config, "accumulate", 1)
     if per_step > images // 2:  # else not one whole batch is left after the split
         changes |= {"accumulate": 1, "batch_size": max(2, min(config.batch_size, images // 4))}

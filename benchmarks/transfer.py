@@ -1,0 +1,62 @@
+"""A pretrained body against the same network from scratch, over several seeds.
+
+    python benchmarks/transfer.py --data nih-chest-xrays.zip --weights lite0.safetensors
+
+Trains both on the same images with the same settings and time, one seed after the other, and prints
+macro AUROC on the validation split (which chooses the epoch) and on the labelled test split where
+there is one: mean and standard deviation over seeds. Writes benchmarks/results/.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+from results import save
+
+SETTINGS = """
+    --arch timm:tf_efficientnet_lite0 --image-size 128 --epochs 4 --no-weighted-sampling
+    --optimizer adamw --lr 0.001 --weight-decay 0.05 --schedule onecycle --ema-decay 0
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--weights", required=True)
+    parser.add_argument("--seeds", type=int, default=5)
+    args = parser.parse_args()
+    table: dict[str, dict[str, list[float]]] = {}
+    for seed in range(args.seeds):
+        for name, weights in (("scratch", "none"), ("pretrained", args.weights)):
+            run = f"benchmark-transfer-{name}-{seed}"
+            command = [sys.executable, "-m", "xraycomp.train", "--data", args.data]
+            command += ["--weights", weights, "--seed", str(seed), "--name", run, "--overwrite"]
+            with Path(f"{run}.log").open("w") as log:
+                done = subprocess.run([*command, *SETTINGS.split()], stdout=log, stderr=log)
+            if done.returncode:
+                sys.exit(f"A run failed; see {run}.log.")
+            seconds = sum(
+                float(line.split(",")[1])
+                for line in Path("runs", run, "metrics.csv").read_text().splitlines()[1:]
+            )
+            row = table.setdefault(name, {"seconds": []})
+            row["seconds"].append(seconds)
+            for split, path in (("validation", "metrics.json"), ("test", "test/metrics.json")):
+                if (file := Path("runs", run, path)).is_file():
+                    score = json.loads(file.read_text())["overall"]["macro_auroc"]["value"]
+                    row.setdefault(split, []).append(score)
+            print(run, {key: round(values[-1], 4) for key, values in row.items()}, flush=True)
+    for name, row in table.items():
+        cells = [
+            f"{key} {statistics.mean(values):.4f} +- {statistics.stdev(values):.4f}"
+            for key, values in row.items()
+        ]
+        print(f"{name:12}{'   '.join(cells)}")
+    save("transfer", table)
+
+
+if __name__ == "__main__":
+    main()
