@@ -135,7 +135,7 @@ def test_thresholds_of_validation_are_kept_and_judge_the_test_split(run, tmp_pat
         evaluate.main(["--run", str(run), "--no-intervals"])
     report = json.loads((run / "metrics.json").read_text())
     kept = json.loads((run / "thresholds.json").read_text())
-    assert report["split"] == kept["split"] == "validation split"
+    assert report["split"] == kept["split"] == "validation split, by image, 10 %, seed 0"
     assert f"Wrote {run}: metrics.json, roc.png, thresholds.json." in caplog.text
     targets, probs = planted(60)
     assert report["overall"]["macro_auroc"]["value"] == pytest.approx(
@@ -144,7 +144,7 @@ def test_thresholds_of_validation_are_kept_and_judge_the_test_split(run, tmp_pat
     evaluate.main(["--run", str(run), "--split", "test", "--output", str(tmp_path / "t")])
     report = json.loads((tmp_path / "t" / "metrics.json").read_text())
     assert report["split"] == "test split"
-    assert report["thresholds"] == "best F1 on the validation split"
+    assert report["thresholds"] == "best F1 on the validation split, by image, 10 %, seed 0"
     assert not (tmp_path / "t" / "thresholds.json").exists()
     targets, probs = planted(60, 1)
     for c, name in enumerate(NAMES):
