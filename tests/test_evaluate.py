@@ -143,7 +143,7 @@ def test_thresholds_of_validation_are_kept_and_judge_the_test_split(run, tmp_pat
     )
     evaluate.main(["--run", str(run), "--split", "test", "--output", str(tmp_path / "t")])
     report = json.loads((tmp_path / "t" / "metrics.json").read_text())
-    assert report["split"] == "test split"
+    assert report["split"] == "test split, by image, 0 %, seed 0"
     assert report["thresholds"] == "best F1 on the validation split, by image, 10 %, seed 0"
     assert not (tmp_path / "t" / "thresholds.json").exists()
     targets, probs = planted(60, 1)
