@@ -1,16 +1,10 @@
 """Optimizer and learning-rate schedule as the configuration names them."""
 
+import math
+
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
-from torch.optim.lr_scheduler import (
-    ConstantLR,
-    CosineAnnealingLR,
-    LinearLR,
-    LRScheduler,
-    MultiStepLR,
-    OneCycleLR,
-    SequentialLR,
-)
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from xraycomp.model.config import TrainConfig
 
@@ -39,14 +33,17 @@ def create_scheduler(
         return OneCycleLR(optimizer, config.lr, total_steps=total + 1, cycle_momentum=False)
     warmup = min(round(config.warmup_epochs * steps_per_epoch), total - 1)
     rest = total - warmup
-    after: LRScheduler
-    if config.schedule == "cosine":
-        after = CosineAnnealingLR(optimizer, rest)
-    elif config.schedule == "step":
-        after = MultiStepLR(optimizer, [max(1, rest // 2), max(2, rest * 3 // 4)])
-    else:
-        after = ConstantLR(optimizer, factor=1.0)
-    if warmup == 0:
-        return after
-    start = LinearLR(optimizer, start_factor=1 / (warmup + 1), total_iters=warmup)
-    return SequentialLR(optimizer, [start, after], milestones=[warmup])
+    divided_at = (max(1, rest // 2), max(2, rest * 3 // 4))
+
+    def factor(step: int) -> float:
+        """What the highest rate is multiplied by after ``step`` steps."""
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        step -= warmup
+        if config.schedule == "cosine":
+            return (1 + math.cos(math.pi * step / rest)) / 2
+        if config.schedule == "step":
+            return math.prod(0.1 for milestone in divided_at if step >= milestone)
+        return 1.0
+
+    return LambdaLR(optimizer, factor)
