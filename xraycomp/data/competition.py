@@ -3,7 +3,7 @@
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,6 +18,9 @@ TASKS = ("multiclass", "binary", "multilabel")
 METRICS = ("accuracy", "macro_f1", "auroc", "average_precision", "log_loss", "hard_label_auroc")
 COLUMN_CONTENTS = ("id", "label_index", "label_name")
 PROBABILITY = "probability:"
+FINDINGS_RECIPE = {"monitor": "val_auroc", "label_smoothing": 0.0}
+"""What a multilabel competition starts from where its own recipe says nothing else: F1 at 0.5 is 0
+for rare findings, and smoothing raises every probability far above their share."""
 
 
 @dataclass(frozen=True)
@@ -187,6 +190,8 @@ def parse_competition(text: str, where: str) -> Competition:
         submission=_read_submission(reader, table, classes),
         recipe=reader.table(table, "recipe"),
     )
+    if competition.multilabel:
+        competition = replace(competition, recipe={**FINDINGS_RECIPE, **competition.recipe})
     _check_consistent(reader, competition)
     return competition
 
