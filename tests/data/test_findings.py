@@ -7,6 +7,7 @@ import pytest
 
 from xraycomp.console.errors import UserError
 from xraycomp.data.competition import (
+    FINDINGS_RECIPE,
     Competition,
     Labelled,
     Submission,
@@ -25,6 +26,7 @@ COMPETITION = Competition(
     classes=("Nodule", "Mass", "Hernia"),
     metric="auroc",
     train=replace(TABLE, none="Healthy", names={"Lump": "Mass", "Rupture": "Hernia"}),
+    recipe=FINDINGS_RECIPE,
 )
 LABELS = ["Nodule", "Nodule|Mass", "", "Mass|?Hernia", "Hernia", "?", "", "?Nodule|Hernia|?Mass"]
 
