@@ -461,3 +461,23 @@ def test_input_size_is_tried_and_nothing_changed() -> None:
         UserError, match="timm:vit_tiny_patch16_224 cannot take images of 96 pixels"
     ):
         check_input_size(create_model("timm:vit_tiny_patch16_224", 4), 96)
+
+
+@pytest.mark.parametrize(
+    ("arch", "size"),
+    [
+        *((f"resnet{depth}", 64) for depth in (18, 50)),
+        *(
+            (arch, 64)
+            for arch in ("densenet121", "googlenet", "mobilenet_v2", "mobilenet_v3_small")
+        ),
+        *(("inception_v3", 96), ("vgg19", 64), ("timm:mobilenetv1_100", 64)),
+    ],
+)
+def test_networks_can_be_exported(arch, size):
+    """As a graph that computes the same, which is what other runtimes start from."""
+    model = create_model(arch, 4).eval()
+    images = torch.rand(2, 1, size, size)
+    with torch.no_grad():
+        exported = torch.export.export(model, (images,), strict=False).module()
+        torch.testing.assert_close(exported(images), model(images), atol=1e-5, rtol=1e-4)
