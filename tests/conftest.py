@@ -4,11 +4,15 @@ import logging
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Started in a shell's background; the processes that tests interrupt would ignore it too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 if "PYTEST_XDIST_WORKER" in os.environ:  # processes that share the cores must not fight for them
     os.environ["OMP_NUM_THREADS"] = "1"
 
