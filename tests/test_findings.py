@@ -116,7 +116,7 @@ def truth_of(run, part):
     rows = manifest[manifest["split"] == part]
     table = pd.read_csv(run / "predictions" / f"{part}.csv")
     assert list(table["image"]) == list(rows["image"])
-    targets = encode_targets(list(rows["label"]), CLASSES, multilabel=True)
+    targets = encode_targets(list(rows["label"]), CLASSES)
     return targets, table[list(CLASSES)].to_numpy()
 
 

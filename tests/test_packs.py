@@ -87,12 +87,12 @@ def test_the_nih_set_splits_by_its_official_lists_and_by_patient(tmp_path: Path)
     manifest = build_manifest(competition, source.root)
     assert manifest["split"].value_counts().to_dict() == {"train": 1396, "test": 307}
     assert manifest["patient"].nunique() == 1613
-    targets = encode_targets(list(manifest["label"]), competition.classes, multilabel=True)
+    targets = encode_targets(list(manifest["label"]), competition.classes)
     assert (targets.sum(axis=1) == 0).sum() == 692
     counts = dict(zip(competition.classes, targets.sum(axis=0).astype(int), strict=True))
     assert (counts["Infiltration"], counts["Nodule"], counts["Hernia"]) == (309, 141, 22)
     for plan in (SplitPlan("official"), SplitPlan("chexnet")):
-        split = split_manifest(manifest, competition.classes, plan, multilabel=True)
+        split = split_manifest(manifest, competition.classes, plan)
         assert (split.groupby(manifest["patient"]).nunique() == 1).all()
         for part in ("train", "val", "test"):
             assert targets[split == part].sum(axis=0).min() >= 2

@@ -100,9 +100,7 @@ def _evaluate_run(config: EvaluateConfig, run: RunFolder) -> dict[str, Any]:
     competition = run.competition()
     manifest = run.manifest()
     truth = manifest[manifest["split"] == config.split].set_index("image")["label"]
-    targets = encode_targets(
-        list(truth), competition.classes, multilabel=competition.task == "multilabel"
-    )
+    targets = encode_targets(list(truth), competition.classes)
     if np.isnan(targets).all():  # also where there is no image
         raise UserError(f"{run.path} has no labelled split {config.split!r}. Choose val or train.")
     path = config.predictions or run.predictions_path(config.split)

@@ -137,7 +137,6 @@ def _predict_run(
         run.competition().classes,
         cache_dir,
         trained.cache_size,
-        multilabel=run.competition().multilabel,
         workers=config.workers,
         skip_broken=config.skip_broken,
     )

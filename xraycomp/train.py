@@ -128,7 +128,7 @@ def train(config: TrainConfig) -> RunFolder:
         )
         if config.codes_epochs and not run.checkpoint.is_file():
             train_set, val_set = dataset.split("train"), dataset.split("val")
-            score = functools.partial(epoch_scores, multilabel=dataset.multilabel)
+            score = functools.partial(epoch_scores, multilabel=run.competition().multilabel)
             fit_head(
                 state,
                 train_set,
@@ -183,7 +183,6 @@ def _load(manifest: pd.DataFrame, source: Source, config: TrainConfig) -> Datase
         source.competition.classes,
         config.data_dir / source.competition.slug / "cache",
         config.cache_size,
-        multilabel=source.competition.multilabel,
         workers=config.workers,
         skip_broken=config.skip_broken,
     )
@@ -215,7 +214,6 @@ def _prepare(
         dataset.manifest,
         competition.classes,
         config.split_plan,
-        multilabel=competition.multilabel,
         same_side=groups,
     )
     manifest = dataset.manifest.assign(split=split)
@@ -279,7 +277,7 @@ def _fit_share(
 ) -> None:
     """What each of several processes does; the one that launched them waits."""
     logging.disable()  # the launching process has said this already
-    model, saved = _create(config, run, dataset.classes, dataset.multilabel)
+    model, saved = _create(config, run, dataset.classes, run.competition().multilabel)
     state = _start(model, saved, config, run, dataset, device)
     logging.disable(logging.NOTSET)
     if is_main():
@@ -301,7 +299,7 @@ def _fit(
         dataset.classes,
         config,
         run,
-        functools.partial(epoch_scores, multilabel=dataset.multilabel),
+        functools.partial(epoch_scores, multilabel=run.competition().multilabel),
         deadline=deadline,
         images_after=len(dataset.ids("test")),
     )

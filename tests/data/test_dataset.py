@@ -29,12 +29,11 @@ def manifest(tmp_path, draw):
 
 def load(manifest: pd.DataFrame, root: Path, **options: bool):
     cache = root / "cache"
-    return load_dataset(manifest, root, CLASSES, cache, 8, multilabel=True, workers=1, **options)
+    return load_dataset(manifest, root, CLASSES, cache, 8, workers=1, **options)
 
 
 def test_each_split_has_the_targets_of_its_images(tmp_path, manifest):
     dataset = load(manifest, tmp_path)
-    assert dataset.multilabel
     nan = np.nan
     train, test = dataset.split("train").targets, dataset.split("test").targets
     assert np.array_equal(train, [[1, 1], [0, 0], [0, nan]], equal_nan=True)

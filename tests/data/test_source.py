@@ -146,7 +146,7 @@ def test_an_image_folder_tree_is_recognised_and_its_class_order_printed(
         "zebra": 2,
         "Normal": 2,
         "covid": 2,
-        "": 2,
+        "?": 2,
     }
     # A run keeps its competition as text and reads it back later.
     assert parse_competition(format_competition(competition), "competition.toml") == competition
@@ -207,3 +207,10 @@ def test_a_sample_submission_that_is_no_csv_is_refused(tmp_path, draw_tree, cont
     (root / "sample_submission.csv").write_bytes(content)
     with pytest.raises(UserError, match="not a readable CSV table"):
         infer_competition(root, "set")
+
+
+def test_a_folder_that_cannot_be_a_class_is_told(tmp_path, draw_tree):
+    root = draw_tree(tmp_path, per_class=1, n_test=0)
+    (root / "train" / "covid").rename(root / "train" / "covid|flu")
+    with pytest.raises(UserError, match=r"the class 'covid\|flu' may hold no \|"):
+        infer_competition(root, "mine")

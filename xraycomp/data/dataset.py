@@ -25,14 +25,12 @@ class Dataset:
     manifest: pd.DataFrame
     cache: ImageCache
     classes: tuple[str, ...]
-    multilabel: bool = False
-    """Whether an image may have several of the classes, or none."""
 
     def split(self, name: str) -> ImageSet:
         """The images of one split; nothing is known of unlabelled test images (NaN)."""
         rows = np.flatnonzero(self.manifest["split"] == name)
         labels = list(self.manifest["label"].iloc[rows])
-        targets = encode_targets(labels, self.classes, multilabel=self.multilabel)
+        targets = encode_targets(labels, self.classes)
         return ImageSet(self.cache, rows, targets)
 
     def ids(self, name: str) -> list[str]:
@@ -47,7 +45,6 @@ def load_dataset(
     cache_dir: Path,
     size: int,
     *,
-    multilabel: bool = False,
     workers: int | None = None,
     skip_broken: bool = False,
 ) -> Dataset:
@@ -69,7 +66,7 @@ def load_dataset(
     broken = [row for row in cache.broken if splits[row] != SKIPPED]
     if broken:
         names = [f"{files[row]} ({cache.broken[row]})" for row in broken]
-        labelled = is_labelled(list(manifest["label"]), multilabel=multilabel)
+        labelled = is_labelled(list(manifest["label"]))
         needed = [row for row in broken if splits[row] == "test" and not labelled[row]]
         tests = [name for name, row in zip(names, broken, strict=True) if row in needed]
         if tests:
@@ -85,4 +82,4 @@ def load_dataset(
         log.info("Left out %d images that do not decode: %s.", len(names), listing(names, 20))
         manifest = manifest.copy()
         manifest.loc[manifest.index[broken], "split"] = SKIPPED
-    return Dataset(manifest, cache, classes, multilabel)
+    return Dataset(manifest, cache, classes)

@@ -17,6 +17,7 @@ from xraycomp.data.competition import (
     Labelled,
     Submission,
     built_in_slugs,
+    check_competition,
     load_competition,
 )
 from xraycomp.data.files import atomic_folder, read_table
@@ -190,6 +191,7 @@ def infer_competition(root: Path, slug: str) -> Competition:
         test=_pattern(test, root) if test else "",
         submission=_infer_submission(root, sample, classes) if test else None,
     )
+    check_competition(competition, str(root))
     order = ", ".join(f"{index} {name}" for index, name in enumerate(classes))
     log.info(
         "Inferred an image-folder tree at %s. Class order (alphabetical): %s. If the competition "
