@@ -12,7 +12,7 @@ from xraycomp.console.errors import UserError
 from xraycomp.data.competition import Competition
 from xraycomp.data.files import read_table
 from xraycomp.data.predictions import read_predictions
-from xraycomp.data.source import reopen_source
+from xraycomp.data.source import open_source
 from xraycomp.data.submission import check_submission, expected_ids, write_submission
 from xraycomp.remote.client import connect
 from xraycomp.remote.dispatch import Parcel, deliver, inspect, settle
@@ -155,7 +155,7 @@ def _expected_ids(run: "RunFolder") -> list[str]:
     """The ids that a submission must hold, from the competition's files if they are here."""
     trained, competition = run.config(), run.competition()
     try:
-        source = reopen_source(competition, trained.data, trained.data_dir)
+        source = open_source(competition, trained.data, trained.data_dir)
     except UserError:
         own = run.path / "submission.csv"
         if competition.submission is None or not own.is_file():

@@ -19,9 +19,10 @@ from PIL import Image
 import xraycomp
 from xraycomp.console.command import parse_flags
 from xraycomp.console.errors import UserError
+from xraycomp.model.checkpoint import read_checkpoint
 from xraycomp.model.config import TrainConfig
 from xraycomp.model.distributed import count_processes, share_batch_norm
-from xraycomp.model.run import RunFolder, read_checkpoint
+from xraycomp.model.run import RunFolder
 from xraycomp.model.zoo import create_model
 from xraycomp.train import main, train
 

@@ -22,7 +22,7 @@ from PIL import Image
 
 import xraycomp
 from xraycomp.console.errors import UserError
-from xraycomp.model.run import read_checkpoint
+from xraycomp.model.checkpoint import read_checkpoint
 from xraycomp.train import main
 
 BASE = "--arch mobilenet_v3_small --image-size 32 --epochs 2 --batch-size 4 --lr 0.02 --device cpu"

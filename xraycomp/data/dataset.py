@@ -2,7 +2,6 @@
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,6 +10,7 @@ from xraycomp.console.errors import UserError, listing
 from xraycomp.data.batches import ImageSet
 from xraycomp.data.cache import ImageCache, build_cache
 from xraycomp.data.labels import encode_targets, is_labelled
+from xraycomp.data.source import Source
 
 log = logging.getLogger(__name__)
 
@@ -40,9 +40,7 @@ class Dataset:
 
 def load_dataset(
     manifest: pd.DataFrame,
-    root: Path,
-    classes: tuple[str, ...],
-    cache_dir: Path,
+    source: Source,
     size: int,
     *,
     workers: int | None = None,
@@ -55,13 +53,13 @@ def load_dataset(
     Raises ``UserError`` for missing files, for broken labelled images without ``skip_broken`` and
     for broken test images without a label always, since a submission needs them.
     """
-    paths = [root / path for path in manifest["path"]]
+    paths = [source.root / path for path in manifest["path"]]
     if missing := [str(path) for path in paths if not path.is_file()]:
         raise UserError(
             f"{len(missing):,} images of the manifest are gone: {listing(missing)}. "
             "Point --data at the whole data."
         )
-    cache = build_cache(paths, cache_dir, size, workers=workers)
+    cache = build_cache(paths, source.home / "cache", size, workers=workers)
     splits, files = list(manifest["split"]), list(manifest["path"])
     broken = [row for row in cache.broken if splits[row] != SKIPPED]
     if broken:
@@ -82,4 +80,4 @@ def load_dataset(
         log.info("Left out %d images that do not decode: %s.", len(names), listing(names, 20))
         manifest = manifest.copy()
         manifest.loc[manifest.index[broken], "split"] = SKIPPED
-    return Dataset(manifest, cache, classes)
+    return Dataset(manifest, cache, source.competition.classes)

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args, get_origin
 
 from xraycomp.console.errors import UserError
+from xraycomp.data.competition import load_competition
 from xraycomp.data.split import SplitPlan
-from xraycomp.model.pooling import Pool
 from xraycomp.model.stages import ALL, Stage, parse_stages
+
+Pool = Literal["", "avg", "max", "attention"]
+"""The network's own, the average, the maximum, or the average weighted by a learned map."""
 
 
 @dataclass(frozen=True)
@@ -224,16 +227,21 @@ class TrainConfig:
         return parse_stages(self.stages, self.loss) or (whole,)
 
     @classmethod
+    def for_competition(cls, name: str, **given: Any) -> Self:
+        """The settings for a competition (a slug or the path of a TOML file): its recipe's, over
+        them the ``given`` ones.
+
+        Raises ``UserError`` as `load_competition` and `from_recipe` do.
+        """
+        recipe = load_competition(name).recipe
+        return cls.from_recipe(recipe, name, **{"competition": name, **given})
+
+    @classmethod
     def from_recipe(cls, recipe: Mapping[str, Any], where: str, **given: Any) -> Self:
         """The defaults, over them a competition's ``recipe``, over that the ``given`` fields.
 
         Raises ``UserError`` where the recipe names an unknown field or a value of another type.
         """
-        return cls(**{**cls.check_recipe(recipe, where), **given})
-
-    @classmethod
-    def check_recipe(cls, recipe: Mapping[str, Any], where: str) -> dict[str, Any]:
-        """Return ``recipe`` as fields of the configuration, or raise ``UserError``."""
         kinds = {field.name: _kinds(field.type) for field in fields(cls)}
         for name, value in recipe.items():
             if name not in kinds:
@@ -244,7 +252,7 @@ class TrainConfig:
             if not number and type(value) not in kinds[name]:
                 kind = kinds[name][0].__name__
                 raise UserError(f"{where}: recipe.{name} is {value!r} but must be a {kind}.")
-        return dict(recipe)
+        return cls(**{**recipe, **given})
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values; ``from_json`` reads them back."""

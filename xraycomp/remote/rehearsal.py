@@ -147,7 +147,7 @@ def _take_slice(
 ) -> int:
     competition = load_competition(name)
     if data or (has_files(competition, data_dir) and not competition.drawn):
-        source = open_source(name, data, data_dir)
+        source = open_source(competition, data, data_dir)
         n_images = cut_slice(competition, source.root, destination, n_train, TEST_IMAGES)
         log.info("Using %d training images of %s.", n_images, source.root)
         return n_images
