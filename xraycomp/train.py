@@ -15,6 +15,7 @@ import torch
 
 from xraycomp.console.command import parse_flags, run_command
 from xraycomp.console.errors import UserError
+from xraycomp.console.help import HELP_FLAGS, Help
 from xraycomp.data.competition import load_competition
 from xraycomp.data.dataset import Dataset, load_dataset
 from xraycomp.data.duplicates import copy_groups, count_copies, describe_copies, find_copies
@@ -59,6 +60,32 @@ from xraycomp.report.table import format_table
 log = logging.getLogger("xraycomp.train")  # run as a command, __name__ is __main__
 
 PROG = "python -m xraycomp.train"
+HELP = Help(
+    examples=(
+        "--data chest-xray-4.zip",
+        "--competition nih-chest-xrays --data nih.zip --split official --devices 2",
+        "--competition chest-xray-4 --help   # with the defaults of its recipe",
+    ),
+    first=(
+        "competition data name resume overwrite arch weights image_size epochs batch_size lr "
+        "loss stages split seed devices time_limit"
+    ),
+    groups={
+        "Network": "pool head",
+        "Feature codes": "codes_epochs codes_passes",
+        "Optimization": "optimizer momentum weight_decay schedule warmup_epochs accumulate "
+        "clip_grad ema_decay",
+        "Loss": "gamma alpha gamma_neg gamma_pos margin max_weight label_smoothing",
+        "Rare classes": "weighted_sampling class_weights",
+        "Best epoch and thresholds": "monitor patience thresholds",
+        "Images and augmentation": "resize_size random_crop flip rotation scale shift brightness "
+        "contrast erasing mixup tta",
+        "Split": "test_fraction val_fraction folds fold keep_duplicates_together",
+        "Data": "no_finding_class drop_no_finding min_count skip_broken",
+        "Machine": "device workers",
+        "Folders": "data_dir runs_dir submissions_dir",
+    },
+)
 RESUMABLE = {"time_limit", "device", "devices", "workers"}
 
 
@@ -354,7 +381,9 @@ def _finish(
 
 def main(args: Sequence[str]) -> None:
     """Read the flags over the competition's recipe, or over a resumed run's own settings."""
-    config = parse_flags(TrainConfig, args, prog=PROG)
+    # A recipe's defaults are for --help to show too, so it is answered once that is known.
+    given = [arg for arg in args if arg not in HELP_FLAGS]
+    config = parse_flags(TrainConfig, given or args, prog=PROG, help=HELP)
     if config.resume:
         train(_resumed(args, config))
         return
@@ -362,7 +391,7 @@ def main(args: Sequence[str]) -> None:
     if name:
         recipe = load_competition(name).recipe
         config = parse_flags(
-            TrainConfig, args, prog=PROG, default=TrainConfig.from_recipe(recipe, name)
+            TrainConfig, args, prog=PROG, help=HELP, default=TrainConfig.from_recipe(recipe, name)
         )
     train(config)
 
@@ -370,7 +399,7 @@ def main(args: Sequence[str]) -> None:
 def _resumed(args: Sequence[str], config: TrainConfig) -> TrainConfig:
     assert config.resume is not None
     saved = dataclasses.replace(RunFolder.open(config.resume).config(), time_limit=None)
-    given = parse_flags(TrainConfig, args, prog=PROG, default=saved)
+    given = parse_flags(TrainConfig, args, prog=PROG, help=HELP, default=saved)
     for field in dataclasses.fields(TrainConfig):
         old, new = getattr(saved, field.name), getattr(given, field.name)
         if old != new and field.name not in RESUMABLE | {"resume"}:

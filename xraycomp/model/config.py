@@ -24,8 +24,8 @@ class TrainConfig:
     name: str | None = None
     """Name of the run folder. Default: competition, architecture and time."""
     resume: Path | None = None
-    """Run folder to continue with its own settings (only --time-limit, --device, --devices and
-    --workers may be given along)."""
+    """Run folder to continue with its own settings; only --time-limit, --device, --devices and
+    --workers may be given along."""
     overwrite: bool = False
     """Replace the run folder if it exists."""
 
@@ -70,7 +70,7 @@ class TrainConfig:
     all, or the name of a layer of the network; it and all after it learn, the rest is frozen."""
 
     loss: Literal["auto", "cross_entropy", "bce", "weighted_bce", "focal", "asymmetric"] = "auto"
-    """auto: cross_entropy for one class an image, bce for findings; focal is for both."""
+    """auto is cross_entropy for one class an image, bce for findings; focal is for both."""
     gamma: float = 2.0
     """How strongly focal plays down what is already right."""
     alpha: float = 0.25
@@ -127,8 +127,9 @@ class TrainConfig:
     min_count: int = 0
     """Leave out findings with fewer labelled images (multilabel)."""
     split: Literal["fraction", "official", "chexnet"] = "fraction"
-    """How the labelled images are parted: by --test-fraction and --val-fraction, by the official
-    test list (with --val-fraction of the others), or 70/10/20 as CheXNet. By patient always."""
+    """fraction, official or chexnet: how the labelled images are parted; by --test-fraction and
+    --val-fraction, by the official test list (with --val-fraction of the others), or 70/10/20 as
+    CheXNet. By patient always."""
     test_fraction: float = 0.0
     """Share of the labelled images kept for testing."""
     val_fraction: float = 0.1
@@ -147,7 +148,7 @@ class TrainConfig:
     """Average the predictions of the test set over each image and its mirror image."""
 
     time_limit: float | None = None
-    """Minutes after which to stop cleanly, with predictions and submission, able to resume."""
+    """Minutes after which to stop cleanly, with predictions and submission; able to resume."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:1."""
     devices: int | None = None
