@@ -7,6 +7,7 @@ from pathlib import Path
 
 from xraycomp.console.command import parse_flags, run_command
 from xraycomp.console.errors import UserError
+from xraycomp.console.help import Help
 from xraycomp.remote import download as remote
 from xraycomp.remote.client import connect
 from xraycomp.remote.doctor import examine
@@ -14,6 +15,10 @@ from xraycomp.remote.doctor import examine
 log = logging.getLogger("xraycomp.download")  # run as a command, __name__ is __main__
 
 PROG = "python -m xraycomp.download"
+HELP = Help(
+    examples=("--competition acse4-ml-2020", "--dataset OWNER/SLUG", "--doctor"),
+    first="competition dataset data_dir doctor",
+)
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ def download(config: DownloadConfig) -> Path:
 
 def main(args: Sequence[str]) -> None:
     """Read the flags and download, or examine the credentials."""
-    config = parse_flags(DownloadConfig, args, prog=PROG)
+    config = parse_flags(DownloadConfig, args, prog=PROG, help=HELP)
     if config.doctor:
         lines, healthy = examine()
         log.info("\n".join(lines[:-1]))

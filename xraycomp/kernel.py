@@ -9,6 +9,7 @@ from typing import Literal
 
 from xraycomp.console.command import parse_flags, run_command
 from xraycomp.console.errors import UserError, listing
+from xraycomp.console.help import Help
 from xraycomp.remote.bundle import Bundle, build, is_stale, remove_stale
 from xraycomp.remote.client import connect
 from xraycomp.remote.datasets import publish
@@ -20,6 +21,15 @@ from xraycomp.remote.rehearsal import TRAIN_IMAGES, rehearse
 log = logging.getLogger("xraycomp.kernel")  # run as a command, __name__ is __main__
 
 PROG = "python -m xraycomp.kernel"
+HELP = Help(
+    examples=("rehearse phantom-resnet18", "run phantom-resnet18 --owner NAME"),
+    first="action name owner data images timeout poll file dataset",
+    groups={
+        "Rehearsal": "attach",
+        "What the kernel may do": "allow_internet",
+        "Folders": "kernels_dir data_dir runs_dir submissions_dir",
+    },
+)
 ALL = "all"
 WEB = "https://www.kaggle.com"
 
@@ -39,7 +49,7 @@ class KernelConfig:
     action: Literal[
         "build", "rehearse", "push", "status", "wait", "pull", "run", "weights", "check"
     ]
-    """What to do."""
+    """What to do, as above."""
     name: str
     """The kernel: a folder, or its name under kernels/; all for every one."""
     owner: str | None = None
@@ -47,8 +57,8 @@ class KernelConfig:
     allow_internet: bool = False
     """Accept a kernel with enable_internet true."""
     data: Path | None = None
-    """rehearse: the competition's zip or folder. Default: what lies in --data-dir, else stand-in
-    images are drawn."""
+    """rehearse: the competition's zip or folder. Default: what lies in --data-dir, else drawn
+    images."""
     data_dir: Path = Path("data")
     """rehearse: folder with unpacked data."""
     attach: tuple[str, ...] = ()
@@ -242,7 +252,7 @@ def _attached(pairs: tuple[str, ...]) -> dict[str, Path]:
 
 def main(args: Sequence[str]) -> None:
     """Read the flags and do the action."""
-    kernel(parse_flags(KernelConfig, args, prog=PROG, positional=True))
+    kernel(parse_flags(KernelConfig, args, prog=PROG, help=HELP, positional=True))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import torch
 
 from xraycomp.console.command import parse_flags, run_command
 from xraycomp.console.errors import UserError, listing
+from xraycomp.console.help import Help
 from xraycomp.data.dataset import load_dataset
 from xraycomp.data.files import write_csv
 from xraycomp.data.labels import decode_targets
@@ -27,6 +28,17 @@ from xraycomp.report.results import hard_labels, kept_thresholds
 log = logging.getLogger("xraycomp.predict")  # run as a command, __name__ is __main__
 
 PROG = "python -m xraycomp.predict"
+HELP = Help(
+    examples=(
+        "--runs runs/NAME --split test",
+        "--runs runs/A runs/B --images my-images/ --output mean.csv",
+    ),
+    first="runs split images output labels tta",
+    groups={
+        "Labels": "thresholds",
+        "Machine": "device batch_size workers skip_broken",
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -34,7 +46,7 @@ class PredictConfig:
     """Write one probability table: a run's, or the mean of several runs', over any images."""
 
     runs: tuple[Path, ...]
-    """Run folders; the probabilities of several are averaged."""
+    """Run folders, one or several, whose probabilities are averaged."""
     split: str = "test"
     """Split of the runs' own data to predict: train, val or test."""
     images: Path | None = None
@@ -42,7 +54,7 @@ class PredictConfig:
     output: Path | None = None
     """The table's path. Default: predictions/<split>.csv in the run; needed for several runs."""
     labels: Path | None = None
-    """Also write a table of what each image is called: the most probable class, or every finding
+    """Also write a table of what each image is called; the most probable class, or every finding
     from its threshold on (the run's, or --thresholds)."""
     thresholds: Path | None = None
     """The thresholds.json for --labels, such as one that evaluate chose for an ensemble."""
@@ -149,7 +161,7 @@ def _predict_run(
 
 def main(args: Sequence[str]) -> None:
     """Read the flags and predict."""
-    predict(parse_flags(PredictConfig, args, prog=PROG))
+    predict(parse_flags(PredictConfig, args, prog=PROG, help=HELP))
 
 
 if __name__ == "__main__":

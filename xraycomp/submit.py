@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from xraycomp.console.command import parse_flags, run_command
 from xraycomp.console.errors import UserError
+from xraycomp.console.help import Help
 from xraycomp.data.competition import Competition
 from xraycomp.data.files import read_table
 from xraycomp.data.predictions import read_predictions
@@ -28,6 +29,16 @@ if TYPE_CHECKING:
 log = logging.getLogger("xraycomp.submit")  # run as a command, __name__ is __main__
 
 PROG = "python -m xraycomp.submit"
+HELP = Help(
+    examples=("--run runs/NAME --send", "--list"),
+    first="run predictions check output send dry_run message competition wait list sync",
+    groups={
+        "Refusals": "judged unjudged again",
+        "Code competitions": "kernel kernel_version file",
+        "Waiting": "poll",
+        "Folders": "submissions_dir runs_dir",
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -76,7 +87,7 @@ class SubmitConfig:
     list: bool = False
     """Show the ledger, and how well validation foretells the leaderboard."""
     sync: bool = False
-    """Fill scores that arrived later into the ledger, and add submissions sent by other ways."""
+    """Fill late scores into the ledger, and add submissions sent by other ways."""
     submissions_dir: Path | None = None
     """Folder of submission files and of ledger.csv. Default: the run's, else submissions."""
     runs_dir: Path = Path("runs")
@@ -295,7 +306,7 @@ def _list(competition: str | None, book: Path) -> None:
 
 def main(args: Sequence[str]) -> None:
     """Read the flags and do what they say."""
-    submit(parse_flags(SubmitConfig, args, prog=PROG))
+    submit(parse_flags(SubmitConfig, args, prog=PROG, help=HELP))
 
 
 if __name__ == "__main__":

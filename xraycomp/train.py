@@ -4,7 +4,7 @@ import contextlib
 import functools
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 
 from xraycomp.console.command import parse_flags, run_command
 from xraycomp.console.errors import Stopped, UserError
+from xraycomp.console.help import HELP_FLAGS, Help
 from xraycomp.data.competition import Competition
 from xraycomp.data.dataset import Dataset, load_dataset
 from xraycomp.data.duplicates import copy_groups, count_copies, describe_copies, find_copies
@@ -52,7 +53,32 @@ from xraycomp.report.table import format_table
 log = logging.getLogger("xraycomp.train")  # run as a command, __name__ is __main__
 
 PROG = "python -m xraycomp.train"
-RESUMABLE = {"resume", "time_limit", "device", "devices", "workers"}
+HELP = Help(
+    examples=(
+        "--data chest-xray-4.zip",
+        "--competition nih-chest-xrays --data nih.zip --split official --devices 2",
+        "--competition chest-xray-4 --help   # with the defaults of its recipe",
+    ),
+    first=(
+        "competition data name resume overwrite arch weights image_size epochs batch_size lr "
+        "loss stages split seed devices time_limit"
+    ),
+    groups={
+        "Network": "pool head",
+        "Feature codes": "codes_epochs codes_passes",
+        "Optimization": "optimizer momentum weight_decay schedule warmup_epochs accumulate "
+        "clip_grad ema_decay",
+        "Loss": "gamma alpha gamma_neg gamma_pos margin max_weight label_smoothing",
+        "Rare classes": "weighted_sampling class_weights",
+        "Best epoch and thresholds": "monitor patience thresholds",
+        "Images and augmentation": "resize_size random_crop flip rotation scale shift brightness "
+        "contrast erasing mixup tta",
+        "Split": "test_fraction val_fraction folds fold keep_duplicates_together",
+        "Data": "no_finding_class drop_no_finding min_count skip_broken",
+        "Machine": "device workers",
+        "Folders": "data_dir runs_dir submissions_dir",
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -94,6 +120,7 @@ def train(config: TrainConfig) -> RunFolder:
 def _reopen(config: TrainConfig, path: Path) -> tuple[Job, None]:
     """The run at ``path``, to go on with."""
     run = RunFolder.open(path)
+    config.check_resumed(run.config(), str(path))
     if run.checkpoint.is_file():
         read_checkpoint(run.checkpoint)  # a damaged one has to show before anything is done
     competition = run.competition()
@@ -278,30 +305,21 @@ def _finish(job: Job, device: torch.device) -> None:
 
 
 def main(args: Sequence[str]) -> None:
-    """Read the flags over the competition's recipe, or over a resumed run's own settings."""
-    config = parse_flags(TrainConfig, args, prog=PROG)
+    """Read the flags over what they start from, which some of them name, and train."""
+    # A recipe's defaults are for --help to show too, so it is answered once that is known.
+    given = [arg for arg in args if arg not in HELP_FLAGS]
+    config = parse_flags(TrainConfig, given or args, prog=PROG, help=HELP)
+    train(parse_flags(TrainConfig, args, prog=PROG, help=HELP, default=_defaults(config)))
+
+
+def _defaults(config: TrainConfig) -> TrainConfig:
+    """A resumed run's own settings, or the recipe of the competition."""
     if config.resume:
-        train(_resumed(args, config))
-        return
+        return replace(RunFolder.open(config.resume).config(), time_limit=None)
     competition = choose_competition(config.competition, config.data, config.data_dir)
-    if competition:
-        recipe = TrainConfig.from_recipe(competition.recipe, competition.slug)
-        config = parse_flags(TrainConfig, args, prog=PROG, default=recipe)
-    train(config)
-
-
-def _resumed(args: Sequence[str], config: TrainConfig) -> TrainConfig:
-    assert config.resume is not None
-    saved = replace(RunFolder.open(config.resume).config(), time_limit=None)
-    given = parse_flags(TrainConfig, args, prog=PROG, default=saved)
-    for field in fields(TrainConfig):
-        old, new = getattr(saved, field.name), getattr(given, field.name)
-        if old != new and field.name not in RESUMABLE:
-            raise UserError(
-                f"{config.resume} was started with {field.name} {old} and cannot go on with {new}. "
-                "Leave the flag out, or train anew."
-            )
-    return given
+    return TrainConfig.from_recipe(
+        competition.recipe if competition else {}, str(config.competition)
+    )
 
 
 if __name__ == "__main__":
