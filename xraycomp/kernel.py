@@ -169,7 +169,7 @@ def wait_for_kernel(config: KernelConfig, folder: Path) -> None:
     """Follow the pushed version to its end; it fails where the kernel failed."""
     pushed = read_pushed(folder)
     with connect() as kaggle:
-        wait(kaggle, pushed, longest_pause=config.poll)
+        wait(kaggle, pushed, poll=config.poll)
 
 
 def pull_kernel(config: KernelConfig, folder: Path) -> None:

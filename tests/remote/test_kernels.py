@@ -208,7 +208,7 @@ def test_waiting_follows_to_the_end_through_network_errors(signed_in, pushed, ca
     note = pushed()
     signed_in.fault("GetKernelSessionStatus", drop=True, times=7)
     with connect() as kaggle:
-        wait(kaggle, note, longest_pause=0.02)
+        wait(kaggle, note, poll=0.02)
     said = [line.split(": ")[1] for line in caplog.messages if "version 1: " in line]
     assert [state for state in said if "no answer" not in state] == [
         "queued",
@@ -226,7 +226,7 @@ def test_a_failed_kernel_is_a_failure_with_the_end_of_its_log(signed_in, pushed,
     signed_in.run_kernel = lambda version: (["RUNNING", status], text, {})
     note = pushed()
     with connect() as kaggle, pytest.raises(UserError, match=said) as caught:
-        wait(kaggle, note, longest_pause=0.01)
+        wait(kaggle, note, poll=0.01)
     lines = str(caught.value).splitlines()
     assert lines[-1].strip() == "ValueError: the planted one"
     assert len(lines) == 2 + kernels.LOG_LINES
@@ -306,7 +306,7 @@ def test_a_failure_is_told_even_where_its_log_cannot_be_had(signed_in, pushed):
     note = pushed()
     signed_in.fault("ListKernelSessionOutput", status=404)
     with connect() as kaggle, pytest.raises(UserError, match="version 1 failed"):
-        wait(kaggle, note, longest_pause=0.01)
+        wait(kaggle, note, poll=0.01)
 
 
 def test_a_copied_kernel_does_not_overwrite_the_original(folder):

@@ -59,15 +59,10 @@ def _standing(credential: Credential, winner: Credential | None) -> str:
 
 def _try(credential: Credential) -> tuple[bool, str]:
     """Whether Kaggle accepts it, and a sentence about that."""
-    from kagglesdk.kernels.types.kernels_api_service import (
-        ApiGetAcceleratorQuotaStatisticsRequest,
-    )
-
     subject = Subject("say how many GPU hours are left")
     try:
         with connect(credential) as kaggle:
-            method = kaggle.client.kernels.kernels_api_client.get_accelerator_quota_statistics
-            answer = kaggle.call(method, ApiGetAcceleratorQuotaStatisticsRequest(), subject)
+            answer = kaggle.call(kaggle.kernels.get_accelerator_quota_statistics, subject)
             said = f"Kaggle accepts {credential.source}: signed in as {kaggle.username}."
             if gpu := answer.gpu_quota:
                 left = gpu.total_time_allowed - gpu.time_used

@@ -13,7 +13,7 @@ from xraycomp.console.errors import Stopped, UserError, listing
 from xraycomp.console.signals import StopRequest
 from xraycomp.data.files import write_json
 from xraycomp.remote.bundle import Bundle, mark_run
-from xraycomp.remote.client import Kaggle, LostAnswer
+from xraycomp.remote.client import Kaggle, LostAnswer, request_type
 from xraycomp.remote.datasets import wait_until_ready
 from xraycomp.remote.download import list_files
 from xraycomp.remote.failures import Subject
@@ -113,10 +113,29 @@ def push(kaggle: Kaggle, folder: Path, metadata: KernelMetadata, bundle: Bundle)
 
 def _save(kaggle: Kaggle, metadata: KernelMetadata, ref: str, text: str) -> tuple[int, str, str]:
     """Make the call once. Returns version, address, and what is wrong with what Kaggle made."""
-    subject = Subject(f"take the kernel {ref}", kernel=ref)
-    method = kaggle.client.kernels.kernels_api_client.save_kernel
     try:
-        answer = kaggle.call(method, _save_request(metadata, ref, text), subject, repeat=False)
+        answer = kaggle.call(  # with the request that ``kaggle kernels push`` makes of the folder
+            kaggle.kernels.save_kernel,
+            Subject(f"take the kernel {ref}", "kernel", ref),
+            repeat=False,
+            slug=ref,
+            new_title=metadata.title,
+            text=text,
+            language=metadata.language,
+            kernel_type=metadata.kernel_type,
+            is_private=metadata.is_private,
+            enable_gpu=metadata.enable_gpu,
+            enable_tpu=metadata.enable_tpu,
+            enable_internet=metadata.enable_internet,
+            dataset_data_sources=list(metadata.dataset_sources),
+            competition_data_sources=list(metadata.competition_sources),
+            kernel_data_sources=list(metadata.kernel_sources),
+            model_data_sources=list(metadata.model_sources),
+            category_ids=list(metadata.keywords),
+            docker_image_pinning_type=metadata.docker_image_pinning_type,
+            docker_image=metadata.docker_image,
+            machine_shape=metadata.machine_shape,
+        )
     except LostAnswer as lost:
         version = _recover(kaggle, ref, text)
         if version is None:
@@ -128,31 +147,6 @@ def _save(kaggle: Kaggle, metadata: KernelMetadata, ref: str, text: str) -> tupl
     if not answer.version_number:
         raise UserError(f"Kaggle took the kernel {ref} but gave no version: look at its page.")
     return int(answer.version_number), answer.url, _problem(answer, ref)
-
-
-def _save_request(metadata: KernelMetadata, ref: str, text: str) -> Any:
-    """The request that ``kaggle kernels push`` makes of the same folder."""
-    from kagglesdk.kernels.types.kernels_api_service import ApiSaveKernelRequest
-
-    request = ApiSaveKernelRequest()
-    request.slug = ref
-    request.new_title = metadata.title
-    request.text = text
-    request.language = metadata.language
-    request.kernel_type = metadata.kernel_type
-    request.is_private = metadata.is_private
-    request.enable_gpu = metadata.enable_gpu
-    request.enable_tpu = metadata.enable_tpu
-    request.enable_internet = metadata.enable_internet
-    request.dataset_data_sources = list(metadata.dataset_sources)
-    request.competition_data_sources = list(metadata.competition_sources)
-    request.kernel_data_sources = list(metadata.kernel_sources)
-    request.model_data_sources = list(metadata.model_sources)
-    request.category_ids = list(metadata.keywords)
-    request.docker_image_pinning_type = metadata.docker_image_pinning_type
-    request.docker_image = metadata.docker_image
-    request.machine_shape = metadata.machine_shape
-    return request
 
 
 def _problem(answer: Any, ref: str) -> str:
@@ -184,13 +178,10 @@ def _problem(answer: Any, ref: str) -> str:
 
 def _recover(kaggle: Kaggle, ref: str, text: str) -> int | None:
     """The version with that source, if a push whose answer was lost has made one."""
-    from kagglesdk.kernels.types.kernels_api_service import ApiGetKernelRequest
-
-    request = ApiGetKernelRequest()
-    request.user_name, request.kernel_slug = ref.split("/")
-    subject = Subject(f"show the kernel {ref}", kernel=ref)
+    owner, slug = ref.split("/")
+    subject = Subject(f"show the kernel {ref}", "kernel", ref)
     try:
-        answer = kaggle.call(kaggle.client.kernels.kernels_api_client.get_kernel, request, subject)
+        answer = kaggle.call(kaggle.kernels.get_kernel, subject, user_name=owner, kernel_slug=slug)
     except UserError:
         return None
     same = answer.blob is not None and answer.blob.source == text
@@ -199,26 +190,22 @@ def _recover(kaggle: Kaggle, ref: str, text: str) -> int | None:
 
 def read_status(kaggle: Kaggle, pushed: Pushed) -> tuple[str, str]:
     """The version's status (``RUNNING``, ``COMPLETE``, …) and what Kaggle says of a failure."""
-    from kagglesdk.kernels.types.kernels_api_service import ApiGetKernelSessionStatusRequest
-
-    request = ApiGetKernelSessionStatusRequest()
-    address_version(request, pushed)
-    answer = kaggle.call(
-        kaggle.client.kernels.kernels_api_client.get_kernel_session_status,
-        request,
-        Subject(f"tell the status of {pushed.label}", kernel=pushed.ref),
-    )
+    method = kaggle.kernels.get_kernel_session_status
+    subject = Subject(f"tell the status of {pushed.label}", "kernel", pushed.ref)
+    answer = kaggle.call(method, subject, **_version_fields(method, pushed))
     return answer.status.name, answer.failure_message or ""
 
 
-def address_version(request: Any, pushed: Pushed) -> None:
-    """Fill in whose kernel and, where the SDK can say it, which version is meant."""
-    request.user_name, request.kernel_slug = pushed.ref.split("/")
-    if hasattr(request, "version_label"):
-        request.version_label = str(pushed.version)
+def _version_fields(method: Any, pushed: Pushed) -> dict[str, Any]:
+    """Whose kernel and, where the SDK can say it, which version is meant."""
+    owner, slug = pushed.ref.split("/")
+    fields = {"user_name": owner, "kernel_slug": slug}
+    if hasattr(request_type(method), "version_label"):
+        fields["version_label"] = str(pushed.version)
+    return fields
 
 
-def wait(kaggle: Kaggle, pushed: Pushed, *, longest_pause: float = 60.0) -> None:
+def wait(kaggle: Kaggle, pushed: Pushed, *, poll: float = 60.0) -> None:
     """Follow a version to its end, with a line of progress.
 
     Waiting can be interrupted and taken up again: it changes nothing on Kaggle.
@@ -232,7 +219,7 @@ def wait(kaggle: Kaggle, pushed: Pushed, *, longest_pause: float = 60.0) -> None
             raise UserError(_explain_failure(kaggle, pushed, status, failure))
         return status.lower(), True if status == COMPLETE else None
 
-    wait_for(look, pushed.label, longest_pause)
+    wait_for(look, pushed.label, poll)
     log.info("%s: complete", pushed.label)
 
 
@@ -257,19 +244,9 @@ def read_log(kaggle: Kaggle, pushed: Pushed) -> str:
 
 def output_pages(kaggle: Kaggle, pushed: Pushed) -> Iterator[Any]:
     """Every page of the version's output: answers with ``files`` and ``log``."""
-    from kagglesdk.kernels.types.kernels_api_service import ApiListKernelSessionOutputRequest
-
-    request = ApiListKernelSessionOutputRequest()
-    address_version(request, pushed)
-    request.page_size = 100
-    subject = Subject(f"list the output of {pushed.label}", kernel=pushed.ref)
-    method = kaggle.client.kernels.kernels_api_client.list_kernel_session_output
-    while True:
-        answer = kaggle.call(method, request, subject)
-        yield answer
-        if not answer.next_page_token:
-            return
-        request.page_token = answer.next_page_token
+    method = kaggle.kernels.list_kernel_session_output
+    subject = Subject(f"list the output of {pushed.label}", "kernel", pushed.ref)
+    return kaggle.pages(method, subject, page_size=100, **_version_fields(method, pushed))
 
 
 def decode_log(text: str) -> list[str]:

@@ -73,7 +73,7 @@ def _fetch(url: str, name: str, folder: Path, pushed: Pushed) -> None:
         raise UserError(
             f"The output of {pushed.label} holds the unsafe file name {name!r}; nothing was kept."
         )
-    subject = Subject(f"give the output file {name} of {pushed.label}", kernel=pushed.ref)
+    subject = Subject(f"give the output file {name} of {pushed.label}", "kernel", pushed.ref)
     download_file(lambda: url, folder / path, subject)
 
 

@@ -133,4 +133,4 @@ def upload_file(url: str, path: Path, subject: Subject) -> None:
         ):
             requests.put(url, data=body, timeout=TIMEOUT).raise_for_status()
 
-    patiently(once, subject)
+    patiently(once, lambda error: explain(error, subject))
