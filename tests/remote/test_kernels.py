@@ -12,12 +12,13 @@ import pytest
 from kaggle_server import KEY, USER, Dataset, KernelVersion
 
 from xraycomp.console.errors import UserError
+from xraycomp.kernel import main
 from xraycomp.remote import kernels, waiting
 from xraycomp.remote.bundle import build
 from xraycomp.remote.client import connect
 from xraycomp.remote.datasets import publish, wait_until_ready
 from xraycomp.remote.kernels import decode_log, push, read_pushed, read_status, wait
-from xraycomp.remote.metadata import read_metadata, write_owner
+from xraycomp.remote.metadata import write_owner
 from xraycomp.remote.outputs import pull
 
 KERNELS = Path(__file__).parents[2] / "kernels"
@@ -52,7 +53,7 @@ def pushed(signed_in, folder):
     def run():
         bundle = build(folder)
         with connect() as kaggle:
-            return push(kaggle, folder, read_metadata(folder), bundle)
+            return push(kaggle, bundle)
 
     return run
 
@@ -307,6 +308,25 @@ def test_a_failure_is_told_even_where_its_log_cannot_be_had(signed_in, pushed):
     signed_in.fault("ListKernelSessionOutput", status=404)
     with connect() as kaggle, pytest.raises(UserError, match="version 1 failed"):
         wait(kaggle, note, poll=0.01)
+
+
+def test_of_all_kernels_each_has_its_turn(signed_in, pushed, folder, refused, caplog):
+    ignore = shutil.ignore_patterns("kernel.py")
+    for name in ("acse4-resnet18", "openi-cnn-codes"):
+        shutil.copytree(KERNELS / name, folder.parent / name, ignore=ignore)
+    signed_in.run_kernel = lambda version: (["ERROR"], "the planted failure\n", {})
+    note = pushed()
+    flags = ("all", "--kernels-dir", str(folder.parent))
+    with caplog.at_level("INFO", "xraycomp"):
+        main(["status", *flags])  # those that were never pushed are no failure
+    assert sum("Nothing was pushed from" in line for line in caplog.messages) == 2
+    assert any(line.startswith(f"{note.label}: error. Pushed") for line in caplog.messages)
+    (folder.parent / "openi-cnn-codes/pushed.json").write_text("{}")
+    said = refused(main, "wait", *flags)
+    assert said == "2 of 3 kernels failed: openi-cnn-codes, phantom-resnet18. See above."
+    main(["check", *flags])
+    with pytest.raises(UserError, match=f"{note.label} failed"):
+        main(["wait", str(folder)])
 
 
 def test_a_copied_kernel_does_not_overwrite_the_original(folder):

@@ -53,14 +53,18 @@ class Pushed:
         return f"{self.ref} version {self.version}"
 
 
+class NotPushed(UserError):  # noqa: N818 - says what is the case
+    """Nothing was pushed from a kernel's folder yet."""
+
+
 def read_pushed(folder: Path) -> Pushed:
     """What was pushed last from the kernel's ``folder``.
 
-    Raises ``UserError`` where nothing was, or the note of it is damaged.
+    Raises ``NotPushed`` where nothing was, ``UserError`` where the note of it is damaged.
     """
     path = folder / PUSHED_FILE
     if not path.is_file():
-        raise UserError(
+        raise NotPushed(
             f"Nothing was pushed from {folder} yet. Push it with: "
             f"python -m xraycomp.kernel push {folder.name}"
         )
@@ -70,7 +74,7 @@ def read_pushed(folder: Path) -> Pushed:
         raise UserError(f"{path} is damaged ({error}). Push the kernel again.") from error
 
 
-def push(kaggle: Kaggle, folder: Path, metadata: KernelMetadata, bundle: Bundle) -> Pushed:
+def push(kaggle: Kaggle, bundle: Bundle) -> Pushed:
     """Send the built file as a new version and keep a note of it in the kernel's folder.
 
     Before: waits until attached data sets are ready, and asks for attached competitions, whose
@@ -80,6 +84,7 @@ def push(kaggle: Kaggle, folder: Path, metadata: KernelMetadata, bundle: Bundle)
     Raises ``UserError`` where anything is missing, refused, dropped or renamed; ``Stopped`` where
     Ctrl-C came while Kaggle was asked, once it is known what was done.
     """
+    metadata, folder = bundle.metadata, bundle.path.parent
     ref = f"{metadata.owner}/{metadata.slug}"
     for source in metadata.dataset_sources:
         wait_until_ready(kaggle, source)
