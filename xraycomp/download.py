@@ -1,6 +1,5 @@
 """python -m xraycomp.download: a competition's or data set's files from Kaggle, checked."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,6 @@ from xraycomp.console.errors import UserError
 from xraycomp.remote import download as remote
 from xraycomp.remote.client import connect
 from xraycomp.remote.doctor import examine
-
-log = logging.getLogger("xraycomp.download")  # run as a command, __name__ is __main__
 
 PROG = "python -m xraycomp.download"
 
@@ -59,13 +56,9 @@ def main(args: Sequence[str]) -> None:
     """Read the flags and download, or examine the credentials."""
     config = parse_flags(DownloadConfig, args, prog=PROG)
     if config.doctor:
-        lines, healthy = examine()
-        log.info("\n".join(lines[:-1]))
-        if not healthy:
-            raise UserError(lines[-1])
-        log.info(lines[-1])
-        return
-    download(config)
+        examine()
+    else:
+        download(config)
 
 
 if __name__ == "__main__":

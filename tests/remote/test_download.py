@@ -251,5 +251,7 @@ def test_training_on_a_competition_downloads_what_is_missing(signed_in, tmp_path
     )
     assert done.returncode == 0, done.stderr
     assert "every file and checksum in order" in done.stdout
+    for bar in ("Download", "Check"):  # in a file or a pipe they would be many lines
+        assert f"{bar} xray-demo.zip" not in done.stderr
     assert (tmp_path / "runs/one/submission.csv").is_file()
     assert KEY not in done.stdout + done.stderr

@@ -17,7 +17,8 @@ from xraycomp.remote import kernels, waiting
 from xraycomp.remote.bundle import build
 from xraycomp.remote.client import connect
 from xraycomp.remote.datasets import publish, wait_until_ready
-from xraycomp.remote.kernels import decode_log, push, read_pushed, read_status, wait
+from xraycomp.remote.kernels import push, read_pushed, read_status, wait
+from xraycomp.remote.logs import decode_log
 from xraycomp.remote.metadata import write_owner
 from xraycomp.remote.outputs import pull
 

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from xraycomp.console.errors import UserError, listing
 from xraycomp.remote.client import Kaggle
 from xraycomp.remote.failures import Subject
-from xraycomp.remote.transfer import download_file
+from xraycomp.remote.transfer import byte_bar, download_file
 
 log = logging.getLogger(__name__)
 
@@ -80,9 +80,7 @@ def check_zip(path: Path, listed: dict[str, int]) -> str:
             if other:
                 return f"holds files of another size than listed: {listing(other)}"
             total = sum(item.file_size for item in members.values())
-            with tqdm(
-                total=total, unit="B", unit_scale=True, desc=f"Check {path.name}", leave=False
-            ) as bar:
+            with byte_bar(f"Check {path.name}", total) as bar:
                 for item in members.values():
                     with archive.open(item) as file:
                         while chunk := file.read(1 << 20):

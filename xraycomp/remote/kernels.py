@@ -17,6 +17,7 @@ from xraycomp.remote.client import Kaggle, LostAnswer, request_type
 from xraycomp.remote.datasets import wait_until_ready
 from xraycomp.remote.download import list_files
 from xraycomp.remote.failures import Subject
+from xraycomp.remote.logs import decode_log
 from xraycomp.remote.metadata import KernelMetadata
 from xraycomp.remote.waiting import wait_for
 
@@ -230,7 +231,10 @@ def wait(kaggle: Kaggle, pushed: Pushed, *, poll: float = 60.0) -> None:
 
 def _explain_failure(kaggle: Kaggle, pushed: Pushed, status: str, failure: str) -> str:
     try:
-        lines = decode_log(read_log(kaggle, pushed))[-LOG_LINES:]
+        text = ""
+        for page in output_pages(kaggle, pushed):
+            text = page.log or text
+        lines = decode_log(text)[-LOG_LINES:]
     except UserError as error:  # that it failed matters more than that its log cannot be had
         lines = [f"not to be had: {error}"]
     ended = "failed" if status == "ERROR" else "was cancelled"
@@ -239,28 +243,8 @@ def _explain_failure(kaggle: Kaggle, pushed: Pushed, status: str, failure: str) 
     return f"{pushed.label} {ended}{reason}. See {pushed.url}\n{tail}".rstrip()
 
 
-def read_log(kaggle: Kaggle, pushed: Pushed) -> str:
-    """The version's log as Kaggle gives it: a JSON array of ``{stream_name, time, data}``."""
-    log_text = ""
-    for answer in output_pages(kaggle, pushed):
-        log_text = answer.log or log_text
-    return log_text
-
-
 def output_pages(kaggle: Kaggle, pushed: Pushed) -> Iterator[Any]:
     """Every page of the version's output: answers with ``files`` and ``log``."""
     method = kaggle.kernels.list_kernel_session_output
     subject = Subject(f"list the output of {pushed.label}", "kernel", pushed.ref)
     return kaggle.pages(method, subject, page_size=100, **_version_fields(method, pushed))
-
-
-def decode_log(text: str) -> list[str]:
-    """The lines of a kernel's log; text that is not Kaggle's JSON is returned as it is."""
-    try:
-        events = json.loads(text)
-        text = "".join(event["data"] for event in events)
-    except (ValueError, TypeError, KeyError):
-        pass
-    # A progress bar rewrites its line: what follows the last carriage return is what stays.
-    lines = (line.rstrip().rpartition("\r")[2] for line in text.split("\n"))
-    return [line for line in lines if line.strip()]

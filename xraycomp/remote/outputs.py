@@ -14,10 +14,10 @@ from xraycomp.remote.kernels import (
     COMPLETE,
     FAILED,
     Pushed,
-    decode_log,
     output_pages,
     read_status,
 )
+from xraycomp.remote.logs import decode_log
 from xraycomp.remote.transfer import download_file
 
 log = logging.getLogger(__name__)
