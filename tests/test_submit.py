@@ -332,9 +332,12 @@ def test_without_anything_to_do_it_says_what_can_be_done(kaggle, run, desk):
         (("--kernel", "ada/demo"), "Say which version of ada/demo"),
         (("--kernel", "ada/demo", "--kernel-version", 1), "--competition SLUG"),
         (("--run", "runs/A", "--send", "--poll", 0), "above 0"),
-        (("--list", "--send", "--no-wait"), "--list submits nothing, so --send, --wait would"),
-        (("--sync", "--list", "--check", "x.csv"), "--sync and --list submits nothing, so --check"),
-        (("--sync", "--kernel", "ada/demo"), "so --kernel would not count. Leave it out"),
+        (("--list", "--send", "--no-wait"), "--send, --no-wait would do nothing beside --list. Le"),
+        (("--sync", "--list", "--check", "x"), "--check would do nothing beside --sync and --list"),
+        (("--sync", "--kernel", "ada/demo"), "--kernel would do nothing beside --sync. Leave it"),
+        (("--kernel", "ada/demo", "--check", "x"), "--check would do nothing beside --kernel"),
+        (("--run", "runs/A", "--file", "x"), "--file would do nothing beside --run without"),
+        (("--run", "runs/A", "--check", "x", "--output", "y"), "--output would do nothing beside"),
     ):
         code, sentence = run(*flags)
         assert code == 1 and said in sentence

@@ -13,7 +13,7 @@ from xraycomp.remote.bundle import Bundle, build, is_stale, remove_stale
 from xraycomp.remote.client import Kaggle, connect
 from xraycomp.remote.datasets import publish
 from xraycomp.remote.kernels import NotPushed, push, read_pushed, read_status, wait
-from xraycomp.remote.metadata import METADATA_FILE, read_metadata, write_owner
+from xraycomp.remote.metadata import METADATA_FILE, read_metadata, unversioned, write_owner
 from xraycomp.remote.outputs import pull
 from xraycomp.remote.rehearsal import TRAIN_IMAGES, rehearse
 
@@ -21,7 +21,6 @@ log = logging.getLogger("xraycomp.kernel")  # run as a command, __name__ is __ma
 
 PROG = "python -m xraycomp.kernel"
 ALL = "all"
-WEB = "https://www.kaggle.com"
 
 
 @dataclass(frozen=True)
@@ -201,9 +200,10 @@ def publish_weights(config: KernelConfig, folder: Path) -> None:
     with connect() as kaggle:
         ref = config.dataset or f"{kaggle.username}/{folder.resolve().name}-weights"
         version = publish(kaggle, ref, list(config.file))
-    log.info("Data set %s is at version %d and ready: %s", ref, version, f"{WEB}/datasets/{ref}")
+    page = f"https://www.kaggle.com/datasets/{ref}"
+    log.info("Data set %s is at version %d and ready: %s", ref, version, page)
     sources = read_metadata(folder, allow_internet=True).dataset_sources
-    if not any(source.startswith(ref) for source in sources):
+    if ref not in map(unversioned, sources):
         log.info(
             "Attach it with %r in dataset_sources of %s, and name the file in the script: "
             'weights="%s".',

@@ -94,7 +94,8 @@ def submit(config: SubmitConfig) -> Path:
     folder = config.submissions_dir or (run.config().submissions_dir if run else None)
     ledger = (folder or Path("submissions")) / "ledger.csv"
     if config.sync or config.list:
-        _refuse_other_flags(config)
+        asked = " and ".join(f"--{name}" for name in ("sync", "list") if getattr(config, name))
+        _refuse(config, {field.name for field in fields(config)} - _FOR_LEDGER, asked)
         competition = config.competition or (run.competition().slug if run else None)
         if config.sync:
             _sync(competition, ledger, config.runs_dir)
@@ -102,6 +103,7 @@ def submit(config: SubmitConfig) -> Path:
             _list(competition, ledger)
         return ledger
     if config.kernel:
+        _refuse(config, {"predictions", "check", "output"}, "--kernel")
         draft = _kernel_draft(config, run)
         if not (config.send or config.dry_run):
             raise UserError(f"Nothing was sent: {draft.content} is submitted with --send.")
@@ -111,24 +113,26 @@ def submit(config: SubmitConfig) -> Path:
         raise UserError(
             f"Say what to submit with --run runs/NAME, or use --list or --sync. See {PROG} --help."
         )
+    _refuse(config, {"kernel_version", "file"}, "--run without --kernel")
+    if config.check:
+        _refuse(config, {"predictions", "output"}, "--check")
     path = _checked_file(config, run, ledger.parent)
     if config.send or config.dry_run:
         _send(config, _file_draft(config, run, path), ledger)
     return path
 
 
-def _refuse_other_flags(config: SubmitConfig) -> None:
-    """Raise ``UserError`` for flags that the ledger's own two would silently leave undone."""
-    asked = " and ".join(f"--{name}" for name in ("sync", "list") if getattr(config, name))
-    others = [
-        "--" + field.name.replace("_", "-")
+def _refuse(config: SubmitConfig, names: set[str], beside: str) -> None:
+    """Raise ``UserError`` for flags of these names, which would silently be left undone."""
+    given = [
+        f"--{'no-' if getattr(config, field.name) is False else ''}{field.name.replace('_', '-')}"
         for field in fields(config)
-        if field.name not in _FOR_LEDGER and getattr(config, field.name) != field.default
+        if field.name in names and getattr(config, field.name) != field.default
     ]
-    if others:
+    if given:
         raise UserError(
-            f"{asked} submits nothing, so {', '.join(others)} would not count. Leave "
-            f"{'it' if len(others) == 1 else 'them'} out, or give two commands."
+            f"{', '.join(given)} would do nothing beside {beside}. Leave "
+            f"{'it' if len(given) == 1 else 'them'} out, or give two commands."
         )
 
 

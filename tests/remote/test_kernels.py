@@ -177,6 +177,21 @@ def test_a_new_data_set_is_made_and_listed(signed_in, tmp_path):
     assert request["isPrivate"] is True
 
 
+def test_a_data_set_of_a_longer_name_is_not_the_attached_one(
+    signed_in, folder, change, tmp_path, caplog
+):
+    (tmp_path / "w.pt").write_bytes(b"1")
+    command = ["weights", str(folder), "--dataset", "ada/weights", "--file", str(tmp_path / "w.pt")]
+    change(dataset_sources=["ada/weights-small"])
+    with caplog.at_level("INFO", "xraycomp"):
+        main(command)
+        assert "Attach it with 'ada/weights'" in caplog.text
+        caplog.clear()
+        change(dataset_sources=["ada/weights/2"])
+        main(command)
+    assert "ready" in caplog.text and "Attach it" not in caplog.text
+
+
 @pytest.mark.parametrize("method", ["CreateDataset", "CreateDatasetVersion"])
 def test_a_data_set_error_with_status_200_is_a_failure(signed_in, tmp_path, method):
     (tmp_path / "a.pt").write_bytes(b"1")

@@ -57,12 +57,13 @@ def publish(kaggle: Kaggle, ref: str, paths: list[Path]) -> int:
 def wait_until_ready(
     kaggle: Kaggle, ref: str, version: int | None = None, files: dict[str, int] | None = None
 ) -> None:
-    """Wait until ``ref`` is READY, at ``version`` if given, and lists ``files`` (name to bytes).
+    """Wait until ``ref`` (owner/slug) is READY, at ``version`` if given, and lists ``files``.
+
+    ``files`` are names and their sizes in bytes.
 
     Raises ``UserError`` when that takes longer than ``READY_WITHIN`` seconds or fails.
     """
     began = time.monotonic()
-    ref = "/".join(ref.split("/")[:2])  # kernel-metadata.json may pin a version behind it
 
     def look() -> tuple[str, bool | None]:
         problem = _not_ready(kaggle, ref, version, files or {})

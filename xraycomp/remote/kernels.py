@@ -18,7 +18,7 @@ from xraycomp.remote.datasets import wait_until_ready
 from xraycomp.remote.download import list_files
 from xraycomp.remote.failures import Subject
 from xraycomp.remote.logs import decode_log
-from xraycomp.remote.metadata import KernelMetadata
+from xraycomp.remote.metadata import KernelMetadata, unversioned
 from xraycomp.remote.waiting import wait_for
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ def push(kaggle: Kaggle, bundle: Bundle) -> Pushed:
     metadata, folder = bundle.metadata, bundle.path.parent
     ref = f"{metadata.owner}/{metadata.slug}"
     for source in metadata.dataset_sources:
-        wait_until_ready(kaggle, source)
+        wait_until_ready(kaggle, unversioned(source))
     for slug in metadata.competition_sources:
         list_files(kaggle, slug)
     run = uuid.uuid4().hex

@@ -98,6 +98,11 @@ class KernelMetadata:
         return [(kind, name) for kind in kinds for name in getattr(self, f"{kind}_sources")]
 
 
+def unversioned(source: str) -> str:
+    """A source's name, ``slug`` or ``owner/slug``, without the version that may follow."""
+    return "/".join(source.split("/")[:2])
+
+
 def read_metadata(folder: Path, *, allow_internet: bool = False) -> KernelMetadata:
     """Read and check the file in ``folder``.
 

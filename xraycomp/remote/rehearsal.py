@@ -18,6 +18,7 @@ from xraycomp.data.slice import cut_slice, draw_slice
 from xraycomp.data.source import DEFAULT_DRAWN, has_files, open_source
 from xraycomp.data.submission import check_submission, expected_ids
 from xraycomp.remote.bundle import Bundle
+from xraycomp.remote.metadata import unversioned
 from xraycomp.remote.mounts import LAYOUTS, mount_path
 from xraycomp.remote.sandbox import Mount, listing_of, make_tree, run_offline
 
@@ -87,11 +88,6 @@ def rehearse(
             log.info("Passed in %.0f s: %s.", seconds, ", ".join(checked))
 
 
-def _unversioned(source: str) -> str:
-    """``slug`` or ``owner/slug``, without the version that may follow."""
-    return "/".join(source.split("/")[:2])
-
-
 def _slug(source: str) -> str:
     """The name of ``slug``, ``owner/slug`` or ``owner/slug/version``."""
     return source.split("/")[1] if "/" in source else source
@@ -114,7 +110,7 @@ def _prepare(
     mounts, images = [], 0
     for kind, source in sources or [("competition", DEFAULT_DRAWN)]:
         slug = _slug(source)
-        described = competitions.get(_unversioned(source)) or competitions.get(slug)
+        described = competitions.get(unversioned(source)) or competitions.get(slug)
         if source in attach:
             if not attach[source].exists():
                 raise UserError(f"There is nothing at {attach[source]} to attach as {source}.")
@@ -210,7 +206,7 @@ def _expected_ids(
     competition: Competition, root: Path, layout: str, mounts: list[Mount]
 ) -> list[str]:
     for mount in mounts:
-        if competition.attached_as in (_unversioned(mount.source), _slug(mount.source)):
+        if competition.attached_as in (unversioned(mount.source), _slug(mount.source)):
             place = root / "input" / mount_path(mount.kind, mount.source, layout)
             return expected_ids(competition, place)
     raise _ComplaintError(
