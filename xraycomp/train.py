@@ -317,9 +317,9 @@ def _defaults(config: TrainConfig) -> TrainConfig:
     if config.resume:
         return replace(RunFolder.open(config.resume).config(), time_limit=None)
     competition = choose_competition(config.competition, config.data, config.data_dir)
-    return TrainConfig.from_recipe(
-        competition.recipe if competition else {}, str(config.competition)
-    )
+    if competition is None:
+        return TrainConfig()
+    return TrainConfig.from_recipe(competition.recipe, competition.slug)
 
 
 if __name__ == "__main__":

@@ -214,9 +214,10 @@ def test_resuming_with_another_setting_is_refused(finished, flags, field, old, n
     before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
     with pytest.raises(UserError) as caught:
         main(["--resume", str(finished), *flags])
+    flag = field.replace("_", "-")
     assert str(caught.value) == (
-        f"{finished} was started with {field} {old} and cannot go on with {new}. "
-        "Leave the flag out, or train anew."
+        f"{finished} was started with --{flag} {old} and cannot go on with {new}. "
+        "Leave that as it was, or train anew under another name."
     )
     assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
 
