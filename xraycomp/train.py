@@ -100,19 +100,19 @@ def train(config: TrainConfig) -> RunFolder:
     device = choose_device(config.device)
     processes = count_processes(config.devices, device, config.batch_size)
     job, model = _reopen(config, config.resume) if config.resume else _begin(config)
-    dataset, run = job.dataset, job.run
+    config, run, dataset = job.config, job.run, job.dataset
     to_predict = len(dataset.ids("val")) + len(dataset.ids("test"))
     deadline = replace(deadline, images_after=to_predict * (1 + config.tta))
     with run.log():
         _describe(job, f"{processes} devices" if processes > 1 else str(device))
         with _resumable(run):
             if config.codes_epochs and not run.checkpoint.is_file():
-                model = model or _new_model(job.config, job.source.competition)
-                fit_head(model, dataset, job.config, run, _score(job), device, deadline)
+                model = model or _new_model(config, run.competition())
+                fit_head(model, dataset, config, run, _score(run), device, deadline)
             if processes == 1:
-                _fit(device, job, deadline, model)
+                _fit(device, config, run, dataset, deadline, model)
             else:
-                launch(_fit_share, processes, device.type, job, deadline)
+                launch(_fit_share, processes, device.type, config, run, dataset, deadline)
         _finish(job, device)
     return run
 
@@ -236,31 +236,41 @@ def _resumable(run: RunFolder) -> Iterator[None]:
 
 
 def _fit(
-    device: torch.device, job: Job, deadline: Deadline, model: GrayModel | None = None
+    device: torch.device,
+    config: TrainConfig,
+    run: RunFolder,
+    dataset: Dataset,
+    deadline: Deadline,
+    model: GrayModel | None = None,
 ) -> None:
     """Train from where the run is: from its checkpoint, or from a new ``model``."""
-    config, run = job.config, job.run
-    train_set, val_set = job.dataset.split("train"), job.dataset.split("val")
+    train_set, val_set = dataset.split("train"), dataset.split("val")
     if run.checkpoint.is_file():
         state = resume_state(run, config, len(train_set), device)
         epoch, step = state.epoch + 1, state.progress.step
         log.info("Continuing %s at epoch %d, step %d.", run.checkpoint, epoch, step)
     else:
-        model = model or _new_model(config, job.source.competition)
+        model = model or _new_model(config, run.competition())
         state = start_state(model, len(train_set), config, device)
-    whole = fit(state, train_set, val_set, config, run, _score(job), deadline)
+    whole = fit(state, train_set, val_set, config, run, _score(run), deadline)
     if not whole and is_main():
         log.info("Go on later with: %s --resume %s", PROG, run.path)
 
 
-def _fit_share(device: torch.device, job: Job, deadline: Deadline) -> None:
+def _fit_share(
+    device: torch.device,
+    config: TrainConfig,
+    run: RunFolder,
+    dataset: Dataset,
+    deadline: Deadline,
+) -> None:
     """What each of several processes does; the one that launched them waits."""
-    with job.run.log() if is_main() else contextlib.nullcontext():
-        _fit(device, job, deadline)
+    with run.log() if is_main() else contextlib.nullcontext():
+        _fit(device, config, run, dataset, deadline)
 
 
-def _score(job: Job) -> functools.partial[dict[str, float]]:
-    return functools.partial(epoch_scores, multilabel=job.source.competition.multilabel)
+def _score(run: RunFolder) -> functools.partial[dict[str, float]]:
+    return functools.partial(epoch_scores, multilabel=run.competition().multilabel)
 
 
 def _finish(job: Job, device: torch.device) -> None:

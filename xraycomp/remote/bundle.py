@@ -171,8 +171,6 @@ def compose(metadata: KernelMetadata, files: dict[str, bytes], commit: str) -> s
         f'{code}\n\n{_NO_RUN}PAYLOAD = """\n{payload}"""\n\n'
         'if __name__ == "__main__":\n'
         f"    launch({', '.join(arguments)}, PAYLOAD, RUN)\n"
-        'elif __name__ == "__mp_main__":  # imported again by a child process\n'
-        "    join()\n"
     )
 
 
