@@ -21,7 +21,7 @@ from xraycomp.data.predictions import ID, probability_table
 from xraycomp.data.source import reopen_source
 from xraycomp.model.inference import choose_device, load_best, predict_probs
 from xraycomp.model.run import RunFolder
-from xraycomp.report.results import hard_labels, kept_thresholds
+from xraycomp.report.thresholds import Thresholds, hard_labels
 
 log = logging.getLogger("xraycomp.predict")  # run as a command, __name__ is __main__
 
@@ -77,13 +77,14 @@ def predict(config: PredictConfig) -> Path:
             )
     output = config.output or _default_output(config, runs)
     limits = None
-    if config.labels:  # read now: an error after an hour of predicting would come late
-        if len(runs) > 1 and competition.task == "multilabel" and not config.thresholds:
+    if config.labels and competition.multilabel:
+        # Read now: an error after an hour of predicting would come late.
+        if len(runs) > 1 and not config.thresholds:
             raise UserError(
                 "The thresholds of one run do not fit the mean of several. Choose some with "
                 "python -m xraycomp.evaluate, and name them with --thresholds."
             )
-        limits = kept_thresholds(config.thresholds or runs[0].path, competition)
+        limits = Thresholds.read(config.thresholds or runs[0].path, classes).limits
     device = choose_device(config.device)
     with tempfile.TemporaryDirectory(prefix="xraycomp-") as scratch:
         tables = [_predict_run(run, config, device, Path(scratch)) for run in runs]
@@ -98,7 +99,7 @@ def predict(config: PredictConfig) -> Path:
     write_csv(output, probability_table(images, mean, classes))
     log.info("Wrote %s: %s images.", output, f"{len(images):,}")
     if config.labels:
-        called = decode_targets(hard_labels(mean, competition, limits), classes)
+        called = decode_targets(hard_labels(mean, limits), classes)
         write_csv(config.labels, pd.DataFrame({ID: images, "label": called}))
         log.info("Wrote %s: what they are called.", config.labels)
     return output

@@ -46,14 +46,8 @@ from xraycomp.model.zoo import check_input_size, create_model
 from xraycomp.remote.client import connect
 from xraycomp.remote.credentials import winning_credential
 from xraycomp.remote.download import download
-from xraycomp.report.metrics import epoch_scores
-from xraycomp.report.results import (
-    PHANTOMS,
-    THRESHOLDS,
-    keep_thresholds,
-    result_files,
-    write_results,
-)
+from xraycomp.report.metrics import PHANTOMS, epoch_scores
+from xraycomp.report.results import write_results
 from xraycomp.report.table import format_table
 
 log = logging.getLogger("xraycomp.train")  # run as a command, __name__ is __main__
@@ -328,16 +322,17 @@ def _finish(
             continue
         targets, probs = images.targets[labelled], probs[labelled]
         judged_on = config.split_plan.describe(part, dataset.manifest)
-        if part == "val":
-            thresholds = keep_thresholds(
-                folder, competition, targets, probs, judged_on, config.thresholds
-            )
-            files += [THRESHOLDS] if thresholds else []
-        report = write_results(
-            folder, competition, targets, probs, judged_on, thresholds=thresholds
+        results = write_results(
+            folder,
+            competition,
+            targets,
+            probs,
+            judged_on,
+            thresholds=config.thresholds if part == "val" else thresholds,
         )
-        log.info("\n%s: %s\n\n%s\n", competition.slug, judged_on, format_table(report))
-        files += [(folder / name).relative_to(run.path).as_posix() for name in result_files(report)]
+        thresholds = results.thresholds
+        log.info("\n%s: %s\n\n%s\n", competition.slug, judged_on, format_table(results.report))
+        files += [(folder / name).relative_to(run.path).as_posix() for name in results.files]
     if competition.submission:
         ids = expected_ids(competition, source.root)
         submission = config.submissions_dir / f"{run.name}.csv"

@@ -1,7 +1,6 @@
 """The figures themselves: rates, AUROC, average precision, log loss, means.
 
-Classes are judged one against the rest. Functions of `Counts` take one confusion matrix or a stack
-of resampled ones; rows are the truth. What is not defined (a class without images, a class never
+Classes are judged one against the rest. What is not defined (a class without images, a class never
 predicted) is NaN and is left out of means, as ``zero_division=np.nan`` does in scikit-learn.
 """
 
@@ -15,18 +14,32 @@ from sklearn.metrics import average_precision_score
 
 from xraycomp.report.intervals import (
     BoolArray,
-    Estimate,
     FloatArray,
     IntArray,
     known_rows,
-    percentile,
     ratio,
 )
 
 
+def outcomes(targets: FloatArray, called: BoolArray) -> tuple[BoolArray, ...]:
+    """Which labels are true and false positives, false and true negatives; unknown ones neither.
+
+    Parameters
+    ----------
+    targets : float array of shape (n, k) of 1, 0 and NaN (unknown)
+    called : bool array of that shape
+
+    Returns
+    -------
+    four bool arrays of that shape, in the order of `Counts`
+    """
+    has, lacks = targets == 1, targets == 0
+    return has & called, lacks & called, has & ~called, lacks & ~called
+
+
 @dataclass(frozen=True)
 class Counts:
-    """Outcomes of each class against the rest: arrays of shape (..., k)."""
+    """How many images of each class against the rest are which: arrays of shape (..., k)."""
 
     tp: IntArray
     fp: IntArray
@@ -34,17 +47,24 @@ class Counts:
     tn: IntArray
 
     @classmethod
-    def of(cls, confusion: IntArray) -> "Counts":
-        """Read them from confusion matrices of shape (..., k, k)."""
-        tp = np.diagonal(confusion, axis1=-2, axis2=-1)
-        fp = confusion.sum(axis=-2) - tp
-        fn = confusion.sum(axis=-1) - tp
-        return cls(tp, fp, fn, confusion.sum(axis=(-2, -1))[..., None] - tp - fp - fn)
+    def of(cls, targets: FloatArray, called: BoolArray) -> "Counts":
+        """Count the `outcomes` of each class: arrays of shape (k,)."""
+        return cls(*(outcome.sum(axis=0) for outcome in outcomes(targets, called)))
 
     @property
     def support(self) -> IntArray:
-        """How many images each class has."""
+        """How many images have each class."""
         return self.tp + self.fn
+
+    @property
+    def negatives(self) -> IntArray:
+        """How many images are known not to have it."""
+        return self.fp + self.tn
+
+    def of_both_kinds(self) -> "Counts":
+        """No images where none, or all, have the class: then no figure of it is defined."""
+        both = (self.support > 0) & (self.negatives > 0)
+        return Counts(*(np.where(both, part, 0) for part in (self.tp, self.fp, self.fn, self.tn)))
 
 
 RATES: dict[str, Callable[[Counts], tuple[IntArray, IntArray]]] = {
@@ -64,19 +84,16 @@ def f1(counts: Counts) -> FloatArray:
     return ratio(2 * counts.tp, 2 * counts.tp + counts.fp + counts.fn)
 
 
-def averaged(counts: Counts) -> dict[str, FloatArray]:
+def averaged(
+    counts: Counts, auroc: FloatArray, average_precision: FloatArray
+) -> dict[str, FloatArray]:
     """Figures whose means over classes are reported, each of shape (..., k)."""
     rates = ("sensitivity", "specificity", "precision")
-    return {name: ratio(*RATES[name](counts)) for name in rates} | {"f1": f1(counts)}
-
-
-def hard_label_auroc(counts: Counts) -> FloatArray:
-    """ROC AUC of each class, shape (..., k), when the scores are the predicted labels themselves.
-
-    With two scores only, 0 and 1, the curve has one corner, and the area under it is the mean of
-    sensitivity and specificity.
-    """
-    return (ratio(*RATES["sensitivity"](counts)) + ratio(*RATES["specificity"](counts))) / 2
+    return {name: ratio(*RATES[name](counts)) for name in rates} | {
+        "f1": f1(counts),
+        "auroc": auroc,
+        "average_precision": average_precision,
+    }
 
 
 def class_mean(values: FloatArray, weights: ArrayLike = 1) -> FloatArray:
@@ -90,21 +107,6 @@ def class_mean(values: FloatArray, weights: ArrayLike = 1) -> FloatArray:
     defined = ~np.isnan(values)
     kept = np.where(defined, weights, 0)
     return ratio((np.where(defined, values, 0) * kept).sum(axis=-1), kept.sum(axis=-1))
-
-
-def class_means(
-    name: str,
-    value: FloatArray,
-    support: IntArray,
-    resampled: FloatArray,
-    resampled_support: IntArray,
-) -> dict[str, Estimate]:
-    """Plain and support-weighted mean over classes of one figure: (k,) and (resamples, k)."""
-    weighted = class_mean(resampled, resampled_support)
-    return {
-        f"macro_{name}": percentile(class_mean(value), class_mean(resampled)),
-        f"weighted_{name}": percentile(class_mean(value, support), weighted),
-    }
 
 
 def auroc(targets: BoolArray | FloatArray, scores: FloatArray) -> FloatArray:
@@ -139,22 +141,22 @@ def average_precision(targets: BoolArray | FloatArray, scores: FloatArray) -> Fl
     return result
 
 
-def log_losses(labels: IntArray, probs: FloatArray) -> FloatArray:
-    """Negative log of the probability given to the true class, shape (n,).
+def log_losses(targets: FloatArray, probs: FloatArray) -> FloatArray:
+    """Negative log of the probability given to the true class, shape (n, 1).
 
     Rows are scaled to sum to 1. Clipped at the machine epsilon, as scikit-learn does, so that one
     certain mistake costs 36 and not infinity.
     """
-    true = probs[np.arange(len(labels)), labels] / probs.sum(axis=1)
+    true = (targets * probs).sum(axis=1, keepdims=True) / probs.sum(axis=1, keepdims=True)
     losses: FloatArray = -np.log(np.maximum(true, np.finfo(np.float64).eps))
     return losses
 
 
 def binary_log_losses(targets: FloatArray, probs: FloatArray) -> FloatArray:
-    """Binary cross-entropy of each label, shape (n, k); 0 where the target is NaN.
+    """Binary cross-entropy of each label, shape (n, k); NaN where the target is.
 
     Clipped at the machine epsilon, as in `log_losses`.
     """
     true = np.where(targets > 0.5, probs, 1 - probs)
     losses: FloatArray = -np.log(np.maximum(true, np.finfo(np.float64).eps))
-    return np.where(np.isnan(targets), 0.0, losses)
+    return np.where(np.isnan(targets), np.nan, losses)
