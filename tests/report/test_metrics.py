@@ -8,7 +8,8 @@ from sklearn import metrics as sk
 
 from xraycomp.console.errors import UserError
 from xraycomp.data.competition import METRICS
-from xraycomp.report.figures import auroc, average_precision, class_mean
+from xraycomp.report.figures import average_precision, class_mean
+from xraycomp.report.intervals import delong
 from xraycomp.report.metrics import epoch_scores
 from xraycomp.report.table import format_table
 
@@ -41,7 +42,7 @@ def test_auroc_and_average_precision_equal_scikit_learn(digits):
     scores = rng.random((300, 5)) + 0.3 * targets
     scores = scores if digits is None else scores.round(digits)
     np.testing.assert_allclose(
-        auroc(targets, scores), sk.roc_auc_score(targets, scores, average=None)
+        delong(targets, scores).value, sk.roc_auc_score(targets, scores, average=None)
     )
     np.testing.assert_allclose(
         average_precision(targets, scores),
@@ -53,7 +54,7 @@ def test_ranking_figures_of_one_class_perfect_and_constant_columns():
     target = np.arange(8) < 3
     targets = np.stack([target, target, target, target | True, target & False], axis=1)
     scores = np.stack([target, ~target, target * 0, target, target], axis=1).astype(float)
-    np.testing.assert_array_equal(auroc(targets, scores), [1, 0, 0.5, np.nan, np.nan])
+    np.testing.assert_array_equal(delong(targets, scores).value, [1, 0, 0.5, np.nan, np.nan])
     found = average_precision(targets, scores)
     np.testing.assert_array_equal(np.isnan(found), [0, 0, 0, 1, 1])
     np.testing.assert_allclose(found[:3], [1, 3 / 8, 3 / 8])

@@ -1,4 +1,4 @@
-"""The figures themselves: rates, AUROC, average precision, log loss, means.
+"""The figures themselves: counts, rates, average precision, log loss, means.
 
 Classes are judged one against the rest. What is not defined (a class without images, a class never
 predicted) is NaN and is left out of means, as ``zero_division=np.nan`` does in scikit-learn.
@@ -9,16 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import rankdata
 from sklearn.metrics import average_precision_score
 
-from xraycomp.report.intervals import (
-    BoolArray,
-    FloatArray,
-    IntArray,
-    known_rows,
-    ratio,
-)
+from xraycomp.report.intervals import BoolArray, FloatArray, IntArray, known_rows, ratio
 
 
 def outcomes(targets: FloatArray, called: BoolArray) -> tuple[BoolArray, ...]:
@@ -64,7 +57,7 @@ class Counts:
     def of_both_kinds(self) -> "Counts":
         """No images where none, or all, have the class: then no figure of it is defined."""
         both = (self.support > 0) & (self.negatives > 0)
-        return Counts(*(np.where(both, part, 0) for part in (self.tp, self.fp, self.fn, self.tn)))
+        return Counts(*(np.where(both, part, 0) for part in vars(self).values()))
 
 
 RATES: dict[str, Callable[[Counts], tuple[IntArray, IntArray]]] = {
@@ -109,30 +102,10 @@ def class_mean(values: FloatArray, weights: ArrayLike = 1) -> FloatArray:
     return ratio((np.where(defined, values, 0) * kept).sum(axis=-1), kept.sum(axis=-1))
 
 
-def auroc(targets: BoolArray | FloatArray, scores: FloatArray) -> FloatArray:
-    """Area under the ROC curve of each column, ties counted half (Mann and Whitney 1947).
-
-    Parameters
-    ----------
-    targets : bool array of shape (n, k), or float array of 1, 0 and NaN (unknown: left out)
-    scores : finite float array of shape (n, k), higher = more likely positive
-
-    Returns
-    -------
-    float array of shape (k,) in [0, 1]; NaN where a column has one class only
-    """
-    wins, pairs = [], []
-    for target, score, _ in known_rows(targets, scores):
-        positives = int(target.sum())
-        wins.append(rankdata(score)[target].sum() - positives * (positives + 1) / 2)
-        pairs.append(positives * (len(target) - positives))
-    return ratio(wins, pairs)
-
-
-def average_precision(targets: BoolArray | FloatArray, scores: FloatArray) -> FloatArray:
+def average_precision(targets: FloatArray, scores: FloatArray) -> FloatArray:
     """Average precision of each column as scikit-learn defines it: by steps, not interpolated.
 
-    Parameters, shapes and NaN as in `auroc`.
+    Parameters, shapes and NaN as in `intervals.delong`.
     """
     result = np.full(targets.shape[1], np.nan)
     for c, (target, score, _) in enumerate(known_rows(targets, scores)):

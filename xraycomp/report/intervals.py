@@ -51,13 +51,13 @@ def ratio(part: ArrayLike, whole: ArrayLike) -> FloatArray:
 
 
 def known_rows(
-    targets: BoolArray | FloatArray, scores: FloatArray
+    targets: FloatArray, scores: FloatArray
 ) -> Iterator[tuple[BoolArray, FloatArray, IntArray]]:
     """Go through the columns: what is known to be so or not, its scores, and in which rows.
 
     Parameters
     ----------
-    targets : bool array of shape (n, k), or float array of 1, 0 and NaN (unknown)
+    targets : float array of shape (n, k) of 1, 0 and NaN (unknown)
     scores : float array of shape (n, k)
 
     Yields
@@ -115,7 +115,7 @@ def mean_interval(values: FloatArray) -> Estimate:
     return Estimate(mean, mean - Z * error, mean + Z * error)
 
 
-def delong(targets: BoolArray | FloatArray, scores: FloatArray) -> Estimate:
+def delong(targets: FloatArray, scores: FloatArray) -> Estimate:
     """AUROC of each column with DeLong's interval on the logit scale.
 
     The variance (DeLong, DeLong and Clarke-Pearson 1988) is that of the placement values, which
@@ -129,7 +129,7 @@ def delong(targets: BoolArray | FloatArray, scores: FloatArray) -> Estimate:
 
     Parameters
     ----------
-    targets : bool array of shape (n, k), or float array of 1, 0 and NaN (unknown: left out)
+    targets : float array of shape (n, k) of 1, 0 and NaN (unknown: left out)
     scores : finite float array of shape (n, k), higher = more likely positive
 
     Returns
