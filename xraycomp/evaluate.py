@@ -101,15 +101,15 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     else:
         raise UserError("Say what to judge: --run RUN, or --predictions P.csv --labels L.csv.")
     asked = (given.competition, given.targets, given.probs, given.judged_on)
-    how: dict[str, Any] = {
+    options: dict[str, Any] = {
         "thresholds": given.thresholds,
         "resamples": 1000 if config.intervals else 0,
     }
     files: tuple[str, ...] = ()
     if given.folder is None:
-        report = judge(*asked, **how)
+        report = judge(*asked, **options)
     else:
-        results = write_results(given.folder, *asked, **how)
+        results = write_results(given.folder, *asked, **options)
         report, files = results.report, results.files
     for remark in given.remarks:
         log.info(remark)
