@@ -36,8 +36,7 @@ from xraycomp.data.duplicates import find_copies
 from xraycomp.data.labels import encode_targets
 from xraycomp.data.manifest import build_manifest
 from xraycomp.data.split import SplitPlan, split_manifest
-from xraycomp.report.findings import evaluate_findings
-from xraycomp.report.metrics import epoch_scores
+from xraycomp.report.metrics import epoch_scores, judge
 
 # Images a finding among 112,120, in the order of the competition's classes (Wang et al., 2017).
 COUNTS = (11559, 2776, 13317, 19894, 5782, 6331, 1431, 5302, 4667, 2303, 2516, 1686, 3385, 227)
@@ -103,7 +102,7 @@ def measure(root: Path, size: int) -> dict[str, dict[str, float]]:
     noise = np.random.default_rng(1).normal(size=test.shape)
     probs = 1 / (1 + np.exp(2 - test - noise))
     part("epoch's scores", lambda: epoch_scores(test, probs, multilabel=True))
-    part("metrics with intervals", lambda: evaluate_findings(test, probs, classes))
+    part("metrics with intervals", lambda: judge(competition, test, probs, "test split"))
     return figures
 
 

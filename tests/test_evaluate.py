@@ -9,11 +9,14 @@ import pytest
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from xraycomp import evaluate
+from xraycomp.console.command import parse_flags
 from xraycomp.data.competition import Competition, Labelled, format_competition
 from xraycomp.data.files import write_csv, write_json, write_text
 from xraycomp.data.predictions import probability_table
 from xraycomp.model.config import TrainConfig
-from xraycomp.report.results import hard_labels, judge, keep_thresholds, write_results
+from xraycomp.report.metrics import judge
+from xraycomp.report.results import write_results
+from xraycomp.report.thresholds import Thresholds
 
 NAMES = ("Atelectasis", "Effusion", "Hernia")
 
@@ -164,20 +167,44 @@ def test_one_door_for_both_kinds(tmp_path):
         "toy", "toy", "drawn", "multiclass", NAMES, "accuracy", Labelled("images", "folders")
     )
     targets, probs = np.eye(3)[[0, 1, 2, 1]], np.eye(3)[[0, 1, 1, 1]]
-    assert keep_thresholds(tmp_path, competition, targets, probs, "validation split") is None
-    report = write_results(tmp_path, competition, targets, probs, "validation split", resamples=9)
-    assert report == judge(competition, targets, probs, "validation split", resamples=9)
-    assert report["note"] == "drawn phantoms, not X-rays"
-    names = ["confusion.png", "metrics.json", "roc.png"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == names
-    np.testing.assert_array_equal(hard_labels(probs, competition), probs)
+    seen = (targets, probs, "validation split")
+    # A criterion says nothing where an image has one class: it is the most probable one.
+    results = write_results(tmp_path, competition, *seen, thresholds="f1", resamples=9)
+    assert results.thresholds is None
+    assert results.report == judge(competition, *seen, resamples=9)
+    assert results.report["note"] == "drawn phantoms, not X-rays"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(results.files)
+    assert set(results.files) == {"confusion.png", "metrics.json", "roc.png"}
     findings = dataclasses.replace(competition, task="multilabel", metric="auroc")
-    limits = keep_thresholds(tmp_path / "kept", findings, targets, probs, "validation split")
-    called = hard_labels(probs * 0.9, findings, limits)
-    np.testing.assert_array_equal(called[:, :2], probs[:, :2])
-    assert called[:, 2].all()  # never predicted: calling all is the best that can be done
-    assert not hard_labels(probs * 0.4, findings).any()
+    kept = write_results(tmp_path / "kept", findings, *seen, thresholds="youden", resamples=9)
+    assert set(kept.files) == {"metrics.json", "roc.png", "thresholds.json"}
+    assert Thresholds.read(tmp_path / "kept", NAMES) == kept.thresholds
+    assert kept.thresholds.criterion == "youden"
+    again = write_results(tmp_path / "again", findings, *seen, thresholds=kept.thresholds)
+    assert again.thresholds is kept.thresholds
+    assert sorted(path.name for path in (tmp_path / "again").iterdir()) == sorted(again.files)
+    assert set(again.files) == {"metrics.json", "roc.png"}
     targets[0, 1] = np.nan
     report = judge(findings, targets, probs, "test split", resamples=9)
     assert report["thresholds"] == "0.5 for all"
     assert report["classes"]["Effusion"]["unknown"] == 1
+
+
+def test_images_of_which_nothing_is_known_are_not_judged(run, tmp_path, refused, match):
+    manifest = pd.read_csv(run / "manifest.csv", keep_default_na=False, dtype=str)
+    manifest.loc[:9, "label"] = "?"
+    write_csv(run / "manifest.csv", manifest)
+    table = pd.read_csv(run / "predictions" / "val.csv")
+    table.iloc[10:][::-1].to_csv(tmp_path / "P.csv", index=False)
+    flags = ["--run", str(run), "--predictions", str(tmp_path / "P.csv"), "--no-intervals"]
+    report = evaluate.evaluate(
+        parse_flags(evaluate.EvaluateConfig, [*flags, "--output", str(tmp_path / "out")], prog="")
+    )
+    targets, probs = planted(60)
+    assert report["n"] == 50
+    assert report["overall"]["macro_auroc"]["value"] == pytest.approx(
+        roc_auc_score(targets[10:], probs[10:], average="macro"), abs=1e-4
+    )
+    table.iloc[11:].to_csv(tmp_path / "P.csv", index=False)
+    said = r"lack 1 of 50 images of the val split: val10\. Write them with: .* --split val"
+    match(said, refused(evaluate.main, *flags, "--output", tmp_path / "out"))

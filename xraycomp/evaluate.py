@@ -7,24 +7,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from xraycomp.console.command import parse_flags, run_command
-from xraycomp.console.errors import UserError, listing
+from xraycomp.console.errors import UserError
 from xraycomp.console.help import Help
 from xraycomp.data.competition import Competition, Labelled
-from xraycomp.data.labels import encode_targets
+from xraycomp.data.labels import is_labelled
 from xraycomp.data.matching import Reading, match_tables
-from xraycomp.data.predictions import ID, read_predictions
+from xraycomp.data.predictions import labelled_rows, read_predictions
 from xraycomp.model.run import RunFolder
-from xraycomp.report.results import (
-    THRESHOLDS,
-    judge,
-    keep_thresholds,
-    kept_thresholds,
-    result_files,
-    write_results,
-)
+from xraycomp.report.metrics import judge
+from xraycomp.report.results import write_results
 from xraycomp.report.table import format_table
+from xraycomp.report.thresholds import Criterion, Thresholds
 
 log = logging.getLogger("xraycomp.evaluate")  # run as a command, __name__ is __main__
 
@@ -88,10 +84,19 @@ class EvaluateConfig:
     """Folder for the results. Default: the run folder for its own val predictions; without a run
     they are only shown."""
 
-    @property
-    def resamples(self) -> int:
-        """How many bootstrap resamples the intervals take."""
-        return 1000 if self.intervals else 0
+
+@dataclass(frozen=True)
+class Evidence:
+    """Probabilities and the truth, and how they are judged."""
+
+    competition: Competition
+    targets: NDArray[np.floating]
+    probs: NDArray[np.floating]
+    judged_on: str
+    thresholds: Thresholds | Criterion | None
+    folder: Path | None
+    """Where the results go; None: they are only shown."""
+    remarks: tuple[str, ...] = ()
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
@@ -103,55 +108,48 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     if config.run is not None and config.labels is not None:
         raise UserError("Give --run, which has its labels, or --labels, not both.")
     if config.run is not None:
-        return _evaluate_run(config, RunFolder.open(config.run))
-    if config.labels is None or config.predictions is None:
-        raise UserError("Say what to judge: --run RUN, or --predictions P.csv --labels L.csv.")
-    return _evaluate_tables(config, config.predictions, config.labels)
-
-
-def _evaluate_run(config: EvaluateConfig, run: RunFolder) -> dict[str, Any]:
-    competition = run.competition()
-    manifest = run.manifest()
-    truth = manifest[manifest["split"] == config.split].set_index("image")["label"]
-    targets = encode_targets(list(truth), competition.classes)
-    if np.isnan(targets).all():  # also where there is no image
-        raise UserError(f"{run.path} has no labelled split {config.split!r}. Choose val or train.")
-    path = config.predictions or run.predictions_path(config.split)
-    table = read_predictions(path, competition.classes).set_index(ID)
-    if missing := sorted(set(truth.index) - set(table.index)):
-        raise UserError(
-            f"{path} lacks {len(missing):,} images of the {config.split} split: "
-            f"{listing(missing)}. Write it with: python -m xraycomp.predict --runs {run.path} "
-            f"--split {config.split}"
-        )
-    own = config.predictions is None and config.split == "val"
-    if config.output is None and not own:
-        raise UserError("Say where the results shall go with --output FOLDER.")
-    folder = config.output or run.path
-    probs = table.loc[truth.index, list(competition.classes)].to_numpy()
-    split = run.config().split_plan.describe(config.split, manifest)
-    files = []
-    if config.split == "val" and config.thresholds is None:
-        criterion = run.config().thresholds
-        thresholds = keep_thresholds(folder, competition, targets, probs, split, criterion)
-        files += [THRESHOLDS] if thresholds else []
+        given = _read_run(config, RunFolder.open(config.run))
+    elif config.labels is not None and config.predictions is not None:
+        given = _read_tables(config, config.predictions, config.labels)
     else:
-        thresholds = kept_thresholds(config.thresholds or run.path, competition)
-    report = write_results(
-        folder,
-        competition,
-        targets,
-        probs,
-        split,
-        thresholds=thresholds,
-        resamples=config.resamples,
-    )
+        raise UserError("Say what to judge: --run RUN, or --predictions P.csv --labels L.csv.")
+    asked = (given.competition, given.targets, given.probs, given.judged_on)
+    options: dict[str, Any] = {
+        "thresholds": given.thresholds,
+        "resamples": 1000 if config.intervals else 0,
+    }
+    files: tuple[str, ...] = ()
+    if given.folder is None:
+        report = judge(*asked, **options)
+    else:
+        results = write_results(given.folder, *asked, **options)
+        report, files = results.report, results.files
+    for remark in given.remarks:
+        log.info(remark)
     log.info("\n%s\n", format_table(report))
-    log.info("Wrote %s: %s.", folder, ", ".join(result_files(report) + files))
+    if files:
+        log.info("Wrote %s: %s.", given.folder, ", ".join(files))
     return report
 
 
-def _evaluate_tables(config: EvaluateConfig, predictions: Path, labels: Path) -> dict[str, Any]:
+def _read_run(config: EvaluateConfig, run: RunFolder) -> Evidence:
+    competition, manifest, split = run.competition(), run.manifest(), config.split
+    if not is_labelled(list(manifest["label"][manifest["split"] == split])).any():
+        raise UserError(f"{run.path} has no labelled split {split!r}. Choose val or train.")
+    path = config.predictions or run.predictions_path(split)
+    table = read_predictions(path, competition.classes)
+    targets, probs = labelled_rows(manifest, split, table, competition.classes)
+    folder = config.output
+    if folder is None and (config.predictions or split != "val"):
+        raise UserError("Say where the results shall go with --output FOLDER.")
+    thresholds: Thresholds | Criterion | None = run.config().thresholds
+    if config.thresholds or split != "val":
+        thresholds = _read_thresholds(config.thresholds or run.path, competition)
+    judged_on = run.config().split_plan.describe(split, manifest)
+    return Evidence(competition, targets, probs, judged_on, thresholds, folder or run.path)
+
+
+def _read_tables(config: EvaluateConfig, predictions: Path, labels: Path) -> Evidence:
     reading = Reading(
         prediction_id=config.prediction_id,
         label_id=config.label_id,
@@ -174,21 +172,19 @@ def _evaluate_tables(config: EvaluateConfig, predictions: Path, labels: Path) ->
         metric=config.metric,
         train=Labelled(images=".", labels=str(labels)),
     )
-    thresholds = kept_thresholds(config.thresholds, competition) if config.thresholds else None
-    split = config.split_name or (config.image_list or labels).name
-    shared: dict[str, Any] = {"thresholds": thresholds, "resamples": config.resamples}
-    if config.output is None:
-        report = judge(competition, matched.targets, matched.probs, split, **shared)
-    else:
-        report = write_results(
-            config.output, competition, matched.targets, matched.probs, split, **shared
-        )
-    for remark in matched.remarks:
-        log.info(remark)
-    log.info("\n%s\n", format_table(report))
-    if config.output:
-        log.info("Wrote %s: %s.", config.output, ", ".join(result_files(report)))
-    return report
+    return Evidence(
+        competition,
+        matched.targets,
+        matched.probs,
+        judged_on=config.split_name or (config.image_list or labels).name,
+        thresholds=_read_thresholds(config.thresholds, competition) if config.thresholds else None,
+        folder=config.output,
+        remarks=matched.remarks,
+    )
+
+
+def _read_thresholds(path: Path, competition: Competition) -> Thresholds | None:
+    return Thresholds.read(path, competition.classes) if competition.multilabel else None
 
 
 def main(args: Sequence[str]) -> None:

@@ -23,7 +23,7 @@ from xraycomp.model.checkpoint import load_best
 from xraycomp.model.device import choose_device
 from xraycomp.model.inference import predict_split
 from xraycomp.model.run import RunFolder
-from xraycomp.report.results import hard_labels, kept_thresholds
+from xraycomp.report.thresholds import Thresholds, hard_labels
 
 log = logging.getLogger("xraycomp.predict")  # run as a command, __name__ is __main__
 
@@ -90,13 +90,14 @@ def predict(config: PredictConfig) -> Path:
             )
     output = config.output or _default_output(config, runs)
     limits = None
-    if config.labels:  # read now: an error after an hour of predicting would come late
-        if len(runs) > 1 and competition.task == "multilabel" and not config.thresholds:
+    if config.labels and competition.multilabel:
+        # Read now: an error after an hour of predicting would come late.
+        if len(runs) > 1 and not config.thresholds:
             raise UserError(
                 "The thresholds of one run do not fit the mean of several. Choose some with "
                 "python -m xraycomp.evaluate, and name them with --thresholds."
             )
-        limits = kept_thresholds(config.thresholds or runs[0].path, competition)
+        limits = Thresholds.read(config.thresholds or runs[0].path, classes).limits
     device = choose_device(config.device)
     with tempfile.TemporaryDirectory(prefix="xraycomp-") as scratch:
         tables = [_predict_run(run, config, device, Path(scratch)) for run in runs]
@@ -111,7 +112,7 @@ def predict(config: PredictConfig) -> Path:
     write_csv(output, probability_table(list(images), mean, classes))
     log.info("Wrote %s: %s images.", output, f"{len(images):,}")
     if config.labels:
-        called = decode_targets(hard_labels(mean, competition, limits), classes)
+        called = decode_targets(hard_labels(mean, limits), classes)
         write_csv(config.labels, pd.DataFrame({ID: images, "label": called}))
         log.info("Wrote %s: what they are called.", config.labels)
     return output

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 
@@ -17,9 +16,10 @@ from xraycomp.console.help import HELP_FLAGS, Help
 from xraycomp.data.competition import Competition
 from xraycomp.data.dataset import Dataset, load_dataset
 from xraycomp.data.duplicates import copy_groups, count_copies, describe_copies, find_copies
-from xraycomp.data.files import write_csv
+from xraycomp.data.files import write_csv, write_text
 from xraycomp.data.findings import choose_findings
 from xraycomp.data.manifest import build_manifest
+from xraycomp.data.predictions import labelled_rows
 from xraycomp.data.source import Source, choose_competition, has_files, open_source
 from xraycomp.data.split import split_manifest
 from xraycomp.data.submission import expected_ids, write_submission
@@ -40,14 +40,8 @@ from xraycomp.model.zoo import build_model
 from xraycomp.remote.client import connect
 from xraycomp.remote.credentials import winning_credential
 from xraycomp.remote.download import download
-from xraycomp.report.metrics import epoch_scores
-from xraycomp.report.results import (
-    PHANTOMS,
-    THRESHOLDS,
-    keep_thresholds,
-    result_files,
-    write_results,
-)
+from xraycomp.report.metrics import PHANTOMS, epoch_scores
+from xraycomp.report.results import write_results
 from xraycomp.report.table import format_table
 
 log = logging.getLogger("xraycomp.train")  # run as a command, __name__ is __main__
@@ -278,35 +272,28 @@ def _finish(job: Job, device: torch.device) -> None:
     config, run, dataset = job.config, job.run, job.dataset
     competition = job.source.competition
     model = load_best(run).to(device).to(memory_format=torch.channels_last)
-    files, thresholds = ["config.json"], None
-    for part, folder in (("val", run.path), ("test", run.path / "test")):
-        images = dataset.split(part)
-        if not len(images):
+    files, thresholds = ["config.json"], config.thresholds
+    for split, folder in (("val", run.path), ("test", run.path / "test")):
+        if not dataset.ids(split):
             continue
-        table = predict_split(model, dataset, part, config, tta=config.tta)
-        write_csv(run.predictions_path(part), table)
-        files.append(f"predictions/{part}.csv")
-        labelled = ~np.isnan(images.targets).all(axis=1)
-        if not labelled.any():
+        table = predict_split(model, dataset, split, config, tta=config.tta)
+        write_csv(run.predictions_path(split), table)
+        files.append(f"predictions/{split}.csv")
+        targets, probs = labelled_rows(dataset.manifest, split, table, competition.classes)
+        if not len(targets):
             continue
-        targets = images.targets[labelled]
-        probs = table[list(competition.classes)].to_numpy()[labelled]
-        judged_on = config.split_plan.describe(part, dataset.manifest)
-        if part == "val":
-            thresholds = keep_thresholds(
-                folder, competition, targets, probs, judged_on, config.thresholds
-            )
-            files += [THRESHOLDS] if thresholds else []
-        report = write_results(
+        judged_on = config.split_plan.describe(split, dataset.manifest)
+        results = write_results(
             folder, competition, targets, probs, judged_on, thresholds=thresholds
         )
-        log.info("\n%s: %s\n\n%s\n", competition.slug, judged_on, format_table(report))
-        files += [(folder / name).relative_to(run.path).as_posix() for name in result_files(report)]
+        thresholds = results.thresholds  # the test split is called as validation has chosen
+        log.info("\n%s: %s\n\n%s\n", competition.slug, judged_on, format_table(results.report))
+        files += [(folder / name).relative_to(run.path).as_posix() for name in results.files]
     if competition.submission:
         ids = expected_ids(competition, job.source.root)
-        submission = config.submissions_dir / f"{run.name}.csv"
-        for path in (run.path / "submission.csv", submission):
-            write_submission(path, competition, table, ids)
+        own, submission = run.path / "submission.csv", config.submissions_dir / f"{run.name}.csv"
+        write_submission(own, competition, table, ids)
+        write_text(submission, own.read_text(encoding="utf-8"))
         files.append("submission.csv")
         log.info("Checked submission of %s rows: %s", f"{len(ids):,}", submission)
     if competition.drawn:

@@ -6,7 +6,7 @@ import pytest
 
 from xraycomp.console.errors import UserError
 from xraycomp.data.files import write_csv
-from xraycomp.data.predictions import probability_table, read_predictions
+from xraycomp.data.predictions import labelled_rows, probability_table, read_predictions
 
 CLASSES = ("covid", "normal")
 
@@ -55,3 +55,22 @@ def test_a_wrong_table_is_refused(tmp_path, content, said):
 def test_a_missing_table_is_named(tmp_path):
     with pytest.raises(UserError, match=r"no prediction table .*test\.csv"):
         read_predictions(tmp_path / "test.csv", CLASSES)
+
+
+def test_labelled_rows_are_matched_by_id_in_the_order_of_the_manifest():
+    manifest = pd.DataFrame(
+        {
+            "image": ["d", "b", "c", "a", "e"],
+            "label": ["covid", "?", "normal", "covid|?normal", ""],
+            "split": ["val", "val", "train", "val", "val"],
+        }
+    )
+    table = probability_table(list("aecd"), np.arange(8).reshape(4, 2) / 10, CLASSES)
+    table = table[["normal", "image", "covid"]]
+    targets, probs = labelled_rows(manifest, "val", table, CLASSES)
+    np.testing.assert_array_equal(targets, [[1, 0], [1, np.nan], [0, 0]])
+    np.testing.assert_allclose(probs, [[0.6, 0.7], [0.0, 0.1], [0.2, 0.3]])
+    targets, probs = labelled_rows(manifest, "test", table, CLASSES)
+    assert targets.shape == probs.shape == (0, 2)
+    with pytest.raises(UserError, match=r"lack 2 of 3 images of the val split: d, e\. Write them"):
+        labelled_rows(manifest, "val", table[table["image"] == "a"], CLASSES)

@@ -1,18 +1,16 @@
 """Many findings an image: every figure against scikit-learn on the known labels of each alone."""
 
 import json
-import warnings
 
 import numpy as np
 import pytest
 from sklearn import metrics as sk
 
 from xraycomp.console.errors import UserError
-from xraycomp.report.figures import Counts, f1
-from xraycomp.report.findings import evaluate_findings, finding_scores
-from xraycomp.report.intervals import delong, ratio
-from xraycomp.report.metrics import epoch_scores, format_table
-from xraycomp.report.resampling import resample_cells, resample_rankings
+from xraycomp.report.intervals import delong
+from xraycomp.report.metrics import epoch_scores
+from xraycomp.report.table import format_table
+from xraycomp.report.thresholds import Thresholds
 
 NAN = np.nan
 NAMES = ["Mass", "Effusion", "Edema", "Fibrosis"]
@@ -27,19 +25,14 @@ def planted(n=400, k=4, seed=0, unknown=0.2, digits=None):
     return targets, probs if digits is None else probs.round(digits)
 
 
-@pytest.fixture(autouse=True)
-def _no_warnings():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
-
-
 @pytest.mark.parametrize("digits", [None, 1])
 @pytest.mark.parametrize("unknown", [0, 0.3])
-def test_each_finding_equals_scikit_learn_on_its_known_images(unknown, digits):
+def test_each_finding_equals_scikit_learn_on_its_known_images(findings, unknown, digits):
     targets, probs = planted(unknown=unknown, digits=digits)
     limits = dict(zip(NAMES, [0.5, 0.4, 0.3, 0.6], strict=True))
-    report = evaluate_findings(targets, probs, NAMES, thresholds=limits, resamples=50)
+    thresholds = Thresholds(limits, "f1", "another split")
+    report = findings(targets, probs, NAMES, thresholds=thresholds)
+    assert report["thresholds"] == "best F1 on the another split"
     assert report["n"] == 400
     assert "confusion" not in report
     for c, name in enumerate(NAMES):
@@ -72,10 +65,10 @@ def test_each_finding_equals_scikit_learn_on_its_known_images(unknown, digits):
         assert found["auroc"]["low"] == pytest.approx(float(alone.low[0]))
 
 
-def test_overall_figures_equal_scikit_learn():
+def test_overall_figures_equal_scikit_learn(findings):
     targets, probs = planted(unknown=0)
     called = probs >= 0.5
-    overall = evaluate_findings(targets, probs, NAMES, resamples=200)["overall"]
+    overall = findings(targets, probs, NAMES, resamples=200)["overall"]
     losses = [sk.log_loss(targets[:, c], probs[:, c]) for c in range(4)]
     specificity = [sk.recall_score(targets[:, c] == 0, ~called[:, c]) for c in range(4)]
     expected = {
@@ -97,10 +90,10 @@ def test_overall_figures_equal_scikit_learn():
     assert all(entry["low"] < entry["value"] < entry["high"] for entry in overall.values())
 
 
-def test_means_over_known_labels():
+def test_means_over_known_labels(findings):
     targets, probs = planted(unknown=0.3)
     known = ~np.isnan(targets)
-    overall = evaluate_findings(targets, probs, NAMES, resamples=0)["overall"]
+    overall = findings(targets, probs, NAMES, resamples=0)["overall"]
     y, p = targets[known], probs[known]
     assert overall["accuracy"]["value"] == pytest.approx(((p >= 0.5) == y).mean())
     assert overall["log_loss"]["value"] == pytest.approx(sk.log_loss(y, p))
@@ -111,21 +104,21 @@ def test_means_over_known_labels():
     }
 
 
-def test_the_interval_of_accuracy_allows_for_labels_that_go_together():
+def test_the_interval_of_accuracy_allows_for_labels_that_go_together(findings):
     """Four equal columns tell no more than one."""
     targets, probs = planted(k=1, unknown=0)
-    one = evaluate_findings(targets, probs, ["a"], resamples=0)["overall"]
-    four = evaluate_findings(np.tile(targets, 4), np.tile(probs, 4), NAMES, resamples=0)["overall"]
+    one = findings(targets, probs, ["a"], resamples=0)["overall"]
+    four = findings(np.tile(targets, 4), np.tile(probs, 4), NAMES, resamples=0)["overall"]
     for figure in ("accuracy", "log_loss"):
         assert four[figure] == {key: pytest.approx(x) for key, x in one[figure].items()}
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, NAN])
-def test_a_finding_of_one_kind_only_is_none_and_left_out(value):
+def test_a_finding_of_one_kind_only_is_none_and_left_out(findings, value):
     targets, probs = planted(unknown=0.1)
-    alone = evaluate_findings(targets[:, :3], probs[:, :3], NAMES[:3], resamples=30)
+    alone = findings(targets[:, :3], probs[:, :3], NAMES[:3], resamples=30)
     targets[:, 3] = np.where(np.isnan(targets[:, 3]), NAN, value)
-    report = evaluate_findings(targets, probs, NAMES, resamples=30)
+    report = findings(targets, probs, NAMES, resamples=30)
     figures = {k: v for k, v in report["classes"]["Fibrosis"].items() if isinstance(v, dict)}
     assert set(map(str, figures.values())) == {str({"value": None, "low": None, "high": None})}
     known = int((~np.isnan(targets[:, 3])).sum())
@@ -144,43 +137,19 @@ def test_a_finding_of_one_kind_only_is_none_and_left_out(value):
     json.dumps(report, allow_nan=False)
 
 
-def test_nothing_known_at_all():
-    report = evaluate_findings(np.full((3, 2), NAN), np.full((3, 2), 0.5), ["a", "b"], resamples=5)
+def test_nothing_known_at_all(findings):
+    report = findings(np.full((3, 2), NAN), np.full((3, 2), 0.5), ["a", "b"], resamples=5)
     assert {entry["value"] for entry in report["overall"].values()} == {None}
-    assert all(np.isnan(x) for x in finding_scores(np.full((3, 2), NAN), np.zeros((3, 2))).values())
+    epoch = epoch_scores(np.full((3, 2), NAN), np.zeros((3, 2)), multilabel=True)
+    assert all(np.isnan(x) for x in epoch.values())
 
 
-def test_resampled_figures_equal_those_of_the_same_images():
-    targets, probs = planted(n=80, unknown=0.3)
-    called = probs >= 0.4
-    cells = np.where(np.isnan(targets), -1, 2 * np.nan_to_num(targets) + called).astype(int)
-    counts = resample_cells(cells, 4, 25, np.random.default_rng(5))
-    ranks = resample_rankings(targets, probs, 25, np.random.default_rng(5))
-    rng = np.random.default_rng(5)
-    for b in range(25):
-        chosen = rng.integers(80, size=80)
-        for c in range(4):
-            y, s = targets[chosen, c], probs[chosen, c]
-            known = ~np.isnan(y)
-            y, s = y[known] == 1, s[known]
-            p = s >= 0.4
-            tn, fp, fn, tp = sk.confusion_matrix(y, p, labels=[False, True]).ravel()
-            assert counts[b, c].tolist() == [tn, fp, fn, tp]
-            assert ranks.support[b, c] == tp + fn
-            assert ranks.auroc[b, c] == pytest.approx(sk.roc_auc_score(y, s), abs=1e-12)
-            average = sk.average_precision_score(y, s)
-            assert ranks.average_precision[b, c] == pytest.approx(average, abs=1e-12)
-            found = f1(Counts(*(np.array([x]) for x in (tp, fp, fn, tn))))
-            assert found[0] == pytest.approx(sk.f1_score(y, p))
-    assert ratio(1, 2) == 0.5
-
-
-def test_bootstrap_intervals_hold_a_planted_area():
+def test_bootstrap_intervals_hold_a_planted_area(findings):
     """Normal scores 1.5 apart: the true mean area is known."""
     rng = np.random.default_rng(1)
     targets = (rng.random((3000, 3)) < 0.3).astype(float)
     scores = rng.normal(size=targets.shape) + 1.5 * targets
-    report = evaluate_findings(targets, 1 / (1 + np.exp(-scores)), NAMES[:3], resamples=300)
+    report = findings(targets, 1 / (1 + np.exp(-scores)), NAMES[:3], resamples=300)
     found = report["overall"]["macro_auroc"]
     assert found["low"] < 0.8556 < found["high"]
     assert found["high"] - found["low"] < 0.03
@@ -189,18 +158,18 @@ def test_bootstrap_intervals_hold_a_planted_area():
 @pytest.mark.parametrize(
     "metric", ["accuracy", "macro_f1", "auroc", "average_precision", "log_loss"]
 )
-def test_the_report_holds_the_competition_score(metric):
+def test_the_report_holds_the_competition_score(findings, metric):
     targets, probs = planted()
-    report = evaluate_findings(targets, probs, NAMES, metric=metric, resamples=20)
+    report = findings(targets, probs, NAMES, metric=metric, resamples=20)
     overall = report["overall"]
     name = metric if metric in overall else f"macro_{metric}"
     assert report["competition"] == {"metric": metric, "score": overall[name]}
 
 
-def test_epoch_scores_are_those_of_the_report_at_one_half():
+def test_epoch_scores_are_those_of_the_report_at_one_half(findings):
     targets, probs = planted(unknown=0.2)
     targets[:, 1] = 0  # and some are called all the same
-    overall = evaluate_findings(targets, probs, NAMES, resamples=0)["overall"]
+    overall = findings(targets, probs, NAMES, resamples=0)["overall"]
     wanted = {f"val_{name}": overall[name]["value"] for name in ("accuracy", "macro_f1")}
     wanted["val_auroc"] = overall["macro_auroc"]["value"]
     found = epoch_scores(targets.astype(np.float32), probs.astype(np.float32), multilabel=True)
@@ -225,18 +194,17 @@ NIH = [
 ]
 
 
-def test_the_table_of_fourteen_findings_fits_and_says_what_is_not_defined():
+def test_the_table_of_fourteen_findings_fits_and_says_what_is_not_defined(findings):
     targets, probs = planted(n=11_212, k=14, unknown=0.1)
     targets[:, 13] = 0
-    report = evaluate_findings(targets, probs, NIH, resamples=5)
-    report |= {"split": "test split", "thresholds": "0.5 for all"}
+    report = findings(targets, probs, NIH, resamples=5)
     for row in report["classes"].values():
         row["negatives"] *= 10
     table = format_table(json.loads(json.dumps(report)))
     lines = table.splitlines()
     assert max(map(len, lines)) <= 110
     assert table.isascii()
-    assert lines[1:3] == ["judged       test split", "thresholds   0.5 for all"]
+    assert lines[1:3] == ["judged       a split", "thresholds   0.5 for all"]
     hernia = next(line for line in lines if line.startswith("Hernia")).split()
     assert hernia[1] == "0"
     assert hernia[4:] == ["0.500", *["n/a"] * 6]
@@ -244,26 +212,24 @@ def test_the_table_of_fourteen_findings_fits_and_says_what_is_not_defined():
     row = next(line for line in lines if line.startswith("Edema")).split()
     assert row[1:4] == [f"{edema[key]:,}" for key in ("support", "negatives", "unknown")]
     assert row[8] == f"{edema['f1']['value']:.3f}"
-    assert "(n/a)" not in format_table(evaluate_findings(targets, probs, NIH, resamples=0))
+    assert "(n/a)" not in format_table(findings(targets, probs, NIH, resamples=0))
 
 
 GOOD = [[0.6, 0.4], [0.1, 0.9]]
 
 
 @pytest.mark.parametrize(
-    ("targets", "probs", "options", "words"),
+    ("targets", "probs", "words"),
     [
-        ([[1, 0]], GOOD, {}, "one target for each probability"),
-        ([[1, 0], [2, 0]], GOOD, {}, "something else than 1, 0 and NaN"),
-        ([[1, 0], [0, 0]], [[1.2, 0], [0, 1]], {}, "outside 0 to 1 in 1 of 2 rows, first in row 0"),
-        ([[1, 0], [0, 0]], [[NAN, 0], [0, 1]], {}, "missing or infinite number in 1 of 2"),
-        ([[1, 0], [0, 0]], GOOD, {"metric": "hard_label_auroc"}, "no metric 'hard_label_auroc'"),
-        ([[1, 0], [0, 0]], GOOD, {"resamples": -1}, "cannot be -1"),
+        ([[1, 0]], GOOD, "one target for each probability"),
+        ([[1, 0], [2, 0]], GOOD, "something else than 1, 0 and NaN"),
+        ([[1, 0], [0, 0]], [[1.2, 0], [0, 1]], "outside 0 to 1 in 1 of 2 rows, first in row 0"),
+        ([[1, 0], [0, 0]], [[NAN, 0], [0, 1]], "missing or infinite number in 1 of 2"),
     ],
 )
-def test_what_does_not_fit_is_refused_in_a_plain_sentence(targets, probs, options, words):
+def test_what_does_not_fit_is_refused_in_a_plain_sentence(findings, targets, probs, words):
     with pytest.raises(UserError) as caught:
-        evaluate_findings(targets, probs, ["a", "b"], **options)
+        findings(targets, probs, ["a", "b"])
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -3,9 +3,7 @@
 import numpy as np
 import pytest
 from scipy.stats import binomtest, norm
-from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from xraycomp.report import resampling
 from xraycomp.report.intervals import (
     Estimate,
     delong,
@@ -14,7 +12,6 @@ from xraycomp.report.intervals import (
     ratio,
     wilson,
 )
-from xraycomp.report.resampling import resample_confusion, resample_rankings
 
 
 def scored(n, k, seed, prevalence=0.3, digits=None):
@@ -61,10 +58,21 @@ def test_wilson_of_no_images_is_nan():
 
 def test_mean_interval_is_the_normal_one():
     values = np.array([1.0, 2.0, 4.0, 9.0])
-    found = mean_interval(values)
+    found = mean_interval(values[:, None])
     low, high = norm.interval(0.95, values.mean(), values.std(ddof=1) / 2)
     np.testing.assert_allclose([found.low, found.value, found.high], [low, 4.0, high])
-    assert np.isnan(mean_interval(np.array([1.0])).low)
+    assert np.isnan(mean_interval(np.array([[1.0]])).low)
+
+
+def test_mean_interval_takes_rows_as_independent_and_leaves_out_what_is_not_known():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(40, 3)) + rng.normal(size=(40, 1))
+    values[rng.random(values.shape) < 0.3] = np.nan
+    found = mean_interval(values)
+    assert found.value == pytest.approx(np.nanmean(values))
+    drawn = [np.nanmean(values[rng.integers(40, size=40)]) for _ in range(4000)]
+    assert (found.high - found.low) / 2 / 1.96 == pytest.approx(np.std(drawn), rel=0.1)
+    assert np.isnan(mean_interval(np.full((3, 2), np.nan)).value)
 
 
 @pytest.mark.parametrize("digits", [None, 1])
@@ -118,79 +126,3 @@ def test_percentile_leaves_out_what_is_not_defined_and_is_silent_about_no_spread
     found = percentile(np.array([50.0, 1.0, np.nan, 50.0]), resampled)
     np.testing.assert_allclose(found.low, [2.5, np.nan, np.nan, 3.45])
     np.testing.assert_allclose(found.high, [97.5, np.nan, np.nan, 96.55])
-
-
-def test_resampled_confusion_is_distributed_as_resampled_images():
-    rng = np.random.default_rng(3)
-    labels = rng.choice(3, 80, p=[0.6, 0.3, 0.1])
-    predicted = np.where(rng.random(80) < 0.7, labels, rng.choice(3, 80))
-    confusion = np.zeros((3, 3), np.int64)
-    np.add.at(confusion, (labels, predicted), 1)
-
-    drawn = resample_confusion(confusion, 4000, rng)
-    assert (drawn.sum(axis=(1, 2)) == 80).all()
-    tp = np.diagonal(drawn, axis1=1, axis2=2)
-    fast = ratio(2 * tp, drawn.sum(axis=1) + drawn.sum(axis=2))
-    naive = np.empty((1000, 3))
-    for row in naive:
-        chosen = rng.integers(80, size=80)
-        row[:] = f1_score(
-            labels[chosen], predicted[chosen], average=None, labels=range(3), zero_division=np.nan
-        )
-    np.testing.assert_allclose(np.nanmean(fast, axis=0), np.nanmean(naive, axis=0), atol=0.02)
-    quantiles = [0.05, 0.25, 0.5, 0.75, 0.95]
-    np.testing.assert_allclose(
-        np.nanquantile(fast[:, :2], quantiles, axis=0),
-        np.nanquantile(naive[:, :2], quantiles, axis=0),
-        atol=0.025,
-    )
-
-
-@pytest.mark.parametrize("digits", [None, 1])
-def test_resampled_rankings_equal_scikit_learn_on_the_same_images(digits):
-    targets, scores = scored(90, 3, seed=4, digits=digits)
-    found = resample_rankings(targets, scores, 25, np.random.default_rng(5))
-    rng = np.random.default_rng(5)
-    for b in range(25):
-        chosen = rng.integers(90, size=90)
-        y, s = targets[chosen], scores[chosen]
-        np.testing.assert_array_equal(found.support[b], y.sum(axis=0))
-        for c in range(3):
-            area, precision = found.auroc[b, c], found.average_precision[b, c]
-            assert area == pytest.approx(roc_auc_score(y[:, c], s[:, c]), abs=1e-12)
-            assert precision == pytest.approx(average_precision_score(y[:, c], s[:, c]), abs=1e-12)
-
-
-def test_resampled_rankings_do_not_depend_on_the_chunk(monkeypatch):
-    targets, scores = scored(50, 2, seed=6)
-    whole = resample_rankings(targets, scores, 30, np.random.default_rng(7))
-    monkeypatch.setattr(resampling, "CHUNK_CELLS", 50 * 7)
-    parts = resample_rankings(targets, scores, 30, np.random.default_rng(7))
-    monkeypatch.setattr(resampling, "CHUNK_CELLS", 1)
-    singles = resample_rankings(targets, scores, 30, np.random.default_rng(7))
-    for other in (parts, singles):
-        np.testing.assert_allclose(whole.auroc, other.auroc, rtol=1e-14)
-        np.testing.assert_allclose(whole.average_precision, other.average_precision, rtol=1e-14)
-        np.testing.assert_array_equal(whole.support, other.support)
-
-
-def test_resampled_rankings_of_one_class_are_nan():
-    targets = np.zeros((12, 3), bool)
-    targets[:, 1] = True
-    targets[0, 2] = True
-    found = resample_rankings(
-        targets, np.random.default_rng(0).random((12, 3)), 40, np.random.default_rng(0)
-    )
-    assert np.isnan(found.auroc[:, :2]).all()
-    assert np.isnan(found.average_precision[:, :2]).all()
-    np.testing.assert_array_equal(np.isnan(found.auroc[:, 2]), found.support[:, 2] == 0)
-
-
-def test_bootstrap_and_delong_agree():
-    targets, scores = scored(600, 2, seed=8)
-    exact = delong(targets, scores)
-    drawn = percentile(
-        exact.value, resample_rankings(targets, scores, 1000, np.random.default_rng(9)).auroc
-    )
-    np.testing.assert_allclose(drawn.low, exact.low, atol=0.01)
-    np.testing.assert_allclose(drawn.high, exact.high, atol=0.01)

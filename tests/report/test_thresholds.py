@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import f1_score, roc_curve
 
 from xraycomp.console.errors import UserError
-from xraycomp.report.thresholds import Thresholds, choose_thresholds
+from xraycomp.report.thresholds import Thresholds, choose_thresholds, hard_labels
 
 NAMES = ["Mass", "Edema", "Hernia"]
 SPLIT = "validation split"
@@ -77,11 +77,23 @@ def test_a_finding_of_one_kind_only_keeps_one_half_and_that_is_said():
     assert str(found) == said
 
 
+def test_hard_labels_are_the_most_probable_class_or_all_from_their_thresholds_on():
+    probs = np.array([[0.5, 0.2, 0.3], [0.1, 0.45, 0.45]])
+    np.testing.assert_array_equal(hard_labels(probs, None), [[1, 0, 0], [0, 1, 0]])
+    np.testing.assert_array_equal(hard_labels(probs, 0.5), [[1, 0, 0], [0, 0, 0]])
+    limits = Thresholds(dict(zip(NAMES, (0.1, 0.4, 0.4), strict=True)), "f1", SPLIT).limits
+    np.testing.assert_array_equal(hard_labels(probs, limits), [[1, 0, 0], [1, 1, 1]])
+    # Never found: calling all is the best that can be done.
+    found = choose_thresholds(np.eye(3), np.eye(3) * [0.9, 0.9, 0], NAMES, SPLIT)
+    called = [[1, 0, 1], [0, 1, 1], [0, 0, 1]]
+    np.testing.assert_array_equal(hard_labels(np.eye(3) * [0.9, 0.9, 0], found.limits), called)
+
+
 def test_thresholds_come_back_from_their_file(tmp_path):
     chosen = choose_thresholds(*planted(), NAMES, SPLIT)
     path = tmp_path / "thresholds.json"
     chosen.write(path)
-    assert Thresholds.read(path, NAMES) == chosen
+    assert Thresholds.read(path, NAMES) == Thresholds.read(tmp_path, NAMES) == chosen
     with pytest.raises(UserError, match="for other classes than Mass, Edema"):
         Thresholds.read(path, NAMES[:2])
     content = json.loads(path.read_text())

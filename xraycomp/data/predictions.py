@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from xraycomp.console.errors import UserError, listing
 from xraycomp.data.files import read_table
+from xraycomp.data.labels import encode_targets
 
 ID = "image"
 
@@ -48,3 +49,36 @@ def read_predictions(path: Path, classes: tuple[str, ...]) -> pd.DataFrame:
         )
     probs.insert(0, ID, table[ID])
     return probs
+
+
+def labelled_rows(
+    manifest: pd.DataFrame, part: str, table: pd.DataFrame, classes: tuple[str, ...]
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Targets and probabilities of the images of one split of which something is known.
+
+    Parameters
+    ----------
+    manifest : as `build_manifest` gives it, with the column ``split``
+    part : train, val or test
+    table : a probability table, which may hold other images and other columns too
+    classes : k class names, the order of the columns that are returned
+
+    Returns
+    -------
+    targets of 1, 0 and NaN (unknown) and probabilities in 0..1, both of shape (n, k) and in the
+    manifest's order; n is 0 where nothing is labelled
+
+    Raises ``UserError`` where the table lacks some of these images.
+    """
+    rows = manifest[manifest["split"] == part]
+    targets = encode_targets(list(rows["label"]), classes)
+    known = np.flatnonzero(~np.isnan(targets).all(axis=1))
+    images = rows["image"].iloc[known]
+    places = pd.Index(table[ID]).get_indexer(pd.Index(images))
+    if missing := list(images[places < 0]):
+        raise UserError(
+            f"The predictions lack {len(missing):,} of {len(images):,} images of the {part} split: "
+            f"{listing(missing)}. Write them with: python -m xraycomp.predict --runs RUN "
+            f"--split {part}"
+        )
+    return targets[known], table[list(classes)].to_numpy(np.float64)[places]

@@ -1,7 +1,6 @@
-"""The figures themselves: rates, AUROC, average precision, log loss, means.
+"""The figures themselves: counts, rates, average precision, log loss, means.
 
-Classes are judged one against the rest. Functions of `Counts` take one confusion matrix or a stack
-of resampled ones; rows are the truth. What is not defined (a class without images, a class never
+Classes are judged one against the rest. What is not defined (a class without images, a class never
 predicted) is NaN and is left out of means, as ``zero_division=np.nan`` does in scikit-learn.
 """
 
@@ -10,23 +9,30 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import rankdata
 from sklearn.metrics import average_precision_score
 
-from xraycomp.report.intervals import (
-    BoolArray,
-    Estimate,
-    FloatArray,
-    IntArray,
-    known_rows,
-    percentile,
-    ratio,
-)
+from xraycomp.report.intervals import BoolArray, FloatArray, IntArray, known_rows, ratio
+
+
+def outcomes(targets: FloatArray, called: BoolArray) -> tuple[BoolArray, ...]:
+    """Which labels are true and false positives, false and true negatives; unknown ones neither.
+
+    Parameters
+    ----------
+    targets : float array of shape (n, k) of 1, 0 and NaN (unknown)
+    called : bool array of that shape
+
+    Returns
+    -------
+    four bool arrays of that shape, in the order of `Counts`
+    """
+    has, lacks = targets == 1, targets == 0
+    return has & called, lacks & called, has & ~called, lacks & ~called
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Outcomes of each class against the rest: arrays of shape (..., k)."""
+    """How many images of each class against the rest are which: arrays of shape (..., k)."""
 
     tp: IntArray
     fp: IntArray
@@ -34,17 +40,24 @@ class Counts:
     tn: IntArray
 
     @classmethod
-    def of(cls, confusion: IntArray) -> "Counts":
-        """Read them from confusion matrices of shape (..., k, k)."""
-        tp = np.diagonal(confusion, axis1=-2, axis2=-1)
-        fp = confusion.sum(axis=-2) - tp
-        fn = confusion.sum(axis=-1) - tp
-        return cls(tp, fp, fn, confusion.sum(axis=(-2, -1))[..., None] - tp - fp - fn)
+    def of(cls, targets: FloatArray, called: BoolArray) -> "Counts":
+        """Count the `outcomes` of each class: arrays of shape (k,)."""
+        return cls(*(outcome.sum(axis=0) for outcome in outcomes(targets, called)))
 
     @property
     def support(self) -> IntArray:
-        """How many images each class has."""
+        """How many images have each class."""
         return self.tp + self.fn
+
+    @property
+    def negatives(self) -> IntArray:
+        """How many images are known not to have it."""
+        return self.fp + self.tn
+
+    def of_both_kinds(self) -> "Counts":
+        """No images where none, or all, have the class: then no figure of it is defined."""
+        both = (self.support > 0) & (self.negatives > 0)
+        return Counts(*(np.where(both, part, 0) for part in vars(self).values()))
 
 
 RATES: dict[str, Callable[[Counts], tuple[IntArray, IntArray]]] = {
@@ -64,19 +77,16 @@ def f1(counts: Counts) -> FloatArray:
     return ratio(2 * counts.tp, 2 * counts.tp + counts.fp + counts.fn)
 
 
-def averaged(counts: Counts) -> dict[str, FloatArray]:
+def averaged(
+    counts: Counts, auroc: FloatArray, average_precision: FloatArray
+) -> dict[str, FloatArray]:
     """Figures whose means over classes are reported, each of shape (..., k)."""
     rates = ("sensitivity", "specificity", "precision")
-    return {name: ratio(*RATES[name](counts)) for name in rates} | {"f1": f1(counts)}
-
-
-def hard_label_auroc(counts: Counts) -> FloatArray:
-    """ROC AUC of each class, shape (..., k), when the scores are the predicted labels themselves.
-
-    With two scores only, 0 and 1, the curve has one corner, and the area under it is the mean of
-    sensitivity and specificity.
-    """
-    return (ratio(*RATES["sensitivity"](counts)) + ratio(*RATES["specificity"](counts))) / 2
+    return {name: ratio(*RATES[name](counts)) for name in rates} | {
+        "f1": f1(counts),
+        "auroc": auroc,
+        "average_precision": average_precision,
+    }
 
 
 def class_mean(values: FloatArray, weights: ArrayLike = 1) -> FloatArray:
@@ -92,45 +102,10 @@ def class_mean(values: FloatArray, weights: ArrayLike = 1) -> FloatArray:
     return ratio((np.where(defined, values, 0) * kept).sum(axis=-1), kept.sum(axis=-1))
 
 
-def class_means(
-    name: str,
-    value: FloatArray,
-    support: IntArray,
-    resampled: FloatArray,
-    resampled_support: IntArray,
-) -> dict[str, Estimate]:
-    """Plain and support-weighted mean over classes of one figure: (k,) and (resamples, k)."""
-    weighted = class_mean(resampled, resampled_support)
-    return {
-        f"macro_{name}": percentile(class_mean(value), class_mean(resampled)),
-        f"weighted_{name}": percentile(class_mean(value, support), weighted),
-    }
-
-
-def auroc(targets: BoolArray | FloatArray, scores: FloatArray) -> FloatArray:
-    """Area under the ROC curve of each column, ties counted half (Mann and Whitney 1947).
-
-    Parameters
-    ----------
-    targets : bool array of shape (n, k), or float array of 1, 0 and NaN (unknown: left out)
-    scores : finite float array of shape (n, k), higher = more likely positive
-
-    Returns
-    -------
-    float array of shape (k,) in [0, 1]; NaN where a column has one class only
-    """
-    wins, pairs = [], []
-    for target, score, _ in known_rows(targets, scores):
-        positives = int(target.sum())
-        wins.append(rankdata(score)[target].sum() - positives * (positives + 1) / 2)
-        pairs.append(positives * (len(target) - positives))
-    return ratio(wins, pairs)
-
-
-def average_precision(targets: BoolArray | FloatArray, scores: FloatArray) -> FloatArray:
+def average_precision(targets: FloatArray, scores: FloatArray) -> FloatArray:
     """Average precision of each column as scikit-learn defines it: by steps, not interpolated.
 
-    Parameters, shapes and NaN as in `auroc`.
+    Parameters, shapes and NaN as in `intervals.delong`.
     """
     result = np.full(targets.shape[1], np.nan)
     for c, (target, score, _) in enumerate(known_rows(targets, scores)):
@@ -139,22 +114,22 @@ def average_precision(targets: BoolArray | FloatArray, scores: FloatArray) -> Fl
     return result
 
 
-def log_losses(labels: IntArray, probs: FloatArray) -> FloatArray:
-    """Negative log of the probability given to the true class, shape (n,).
+def log_losses(targets: FloatArray, probs: FloatArray) -> FloatArray:
+    """Negative log of the probability given to the true class, shape (n, 1).
 
     Rows are scaled to sum to 1. Clipped at the machine epsilon, as scikit-learn does, so that one
     certain mistake costs 36 and not infinity.
     """
-    true = probs[np.arange(len(labels)), labels] / probs.sum(axis=1)
+    true = (targets * probs).sum(axis=1, keepdims=True) / probs.sum(axis=1, keepdims=True)
     losses: FloatArray = -np.log(np.maximum(true, np.finfo(np.float64).eps))
     return losses
 
 
 def binary_log_losses(targets: FloatArray, probs: FloatArray) -> FloatArray:
-    """Binary cross-entropy of each label, shape (n, k); 0 where the target is NaN.
+    """Binary cross-entropy of each label, shape (n, k); NaN where the target is.
 
     Clipped at the machine epsilon, as in `log_losses`.
     """
     true = np.where(targets > 0.5, probs, 1 - probs)
     losses: FloatArray = -np.log(np.maximum(true, np.finfo(np.float64).eps))
-    return np.where(np.isnan(targets), 0.0, losses)
+    return np.where(np.isnan(targets), np.nan, losses)

@@ -51,13 +51,13 @@ def ratio(part: ArrayLike, whole: ArrayLike) -> FloatArray:
 
 
 def known_rows(
-    targets: BoolArray | FloatArray, scores: FloatArray
+    targets: FloatArray, scores: FloatArray
 ) -> Iterator[tuple[BoolArray, FloatArray, IntArray]]:
     """Go through the columns: what is known to be so or not, its scores, and in which rows.
 
     Parameters
     ----------
-    targets : bool array of shape (n, k), or float array of 1, 0 and NaN (unknown)
+    targets : float array of shape (n, k) of 1, 0 and NaN (unknown)
     scores : float array of shape (n, k)
 
     Yields
@@ -93,13 +93,29 @@ def wilson(part: ArrayLike, whole: ArrayLike) -> Estimate:
 
 
 def mean_interval(values: FloatArray) -> Estimate:
-    """Mean of independent values, shape (n,), plus and minus 1.96 standard errors."""
-    mean = np.asarray(values.mean())
-    error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
-    return Estimate(mean, np.asarray(mean - Z * error), np.asarray(mean + Z * error))
+    """Mean of all known values, plus and minus 1.96 standard errors.
+
+    Rows are independent of each other, the values in a row need not be. Linearised, as the ratio of
+    two sums over rows: a row moves the mean by what its values differ from it (Cochran 1977,
+    §2.11).
+
+    Parameters
+    ----------
+    values : float array of shape (n, m), NaN = unknown
+
+    Returns
+    -------
+    Estimate of shape (); NaN where nothing is known
+    """
+    known = ~np.isnan(values)
+    sums, numbers = np.where(known, values, 0).sum(axis=1), known.sum(axis=1)
+    mean = ratio(sums.sum(), numbers.sum())
+    moved = ratio(sums - mean * numbers, numbers.mean())
+    error = moved.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
+    return Estimate(mean, mean - Z * error, mean + Z * error)
 
 
-def delong(targets: BoolArray | FloatArray, scores: FloatArray) -> Estimate:
+def delong(targets: FloatArray, scores: FloatArray) -> Estimate:
     """AUROC of each column with DeLong's interval on the logit scale.
 
     The variance (DeLong, DeLong and Clarke-Pearson 1988) is that of the placement values, which
@@ -113,7 +129,7 @@ def delong(targets: BoolArray | FloatArray, scores: FloatArray) -> Estimate:
 
     Parameters
     ----------
-    targets : bool array of shape (n, k), or float array of 1, 0 and NaN (unknown: left out)
+    targets : float array of shape (n, k) of 1, 0 and NaN (unknown: left out)
     scores : finite float array of shape (n, k), higher = more likely positive
 
     Returns

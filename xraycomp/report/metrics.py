@@ -1,35 +1,28 @@
-"""Judge predictions: the report of a run, the competition's own score, the scores of an epoch.
+"""Judge predictions: the report of some images, and the three scores of an epoch.
 
-The door to this part: what the commands need can be imported from here.
+Every class is judged against the rest, on the images of which it is known whether they have it.
+Where an image has one class it is called the most probable one; where it may have several, none or
+unknown ones (multilabel), each is called from its threshold on, and a class that all images have,
+or none, is not judged: its figures are NaN (None in JSON) and are left out of means, never 0.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
-from sklearn.metrics import confusion_matrix
+from numpy.typing import ArrayLike, NDArray
 
-from xraycomp.report.checks import (
-    check_metric,
-    check_names,
-    check_resamples,
-    checked,
-    class_indices,
-)
+from xraycomp.data.competition import Competition
+from xraycomp.report.checks import checked
 from xraycomp.report.figures import (
     RATES,
     Counts,
-    auroc,
     average_precision,
     averaged,
+    binary_log_losses,
     class_mean,
-    class_means,
     f1,
-    hard_label_auroc,
     log_losses,
 )
-from xraycomp.report.findings import FINDING_METRICS, evaluate_findings, finding_scores
 from xraycomp.report.intervals import (
     BoolArray,
     Estimate,
@@ -41,83 +34,22 @@ from xraycomp.report.intervals import (
     percentile,
     wilson,
 )
-from xraycomp.report.resampling import resample_confusion, resample_rankings
-from xraycomp.report.table import format_table
+from xraycomp.report.resampling import resample
+from xraycomp.report.thresholds import NO_THRESHOLD, Thresholds, hard_labels
 
-__all__ = [
-    "METRICS",
-    "auroc",
-    "average_precision",
-    "competition_score",
-    "epoch_scores",
-    "evaluate",
-    "evaluate_findings",
-    "format_table",
-]
-
-METRICS = (*FINDING_METRICS, "hard_label_auroc")
-"""Names that a competition may give its metric; the last one only where an image has one class."""
-
-RANKINGS = {"auroc": auroc, "average_precision": average_precision}
-
-
-def competition_score(
-    name: str,
-    labels: ArrayLike,
-    probs: ArrayLike,
-    class_names: Sequence[str],
-    positive: str | None = None,
-) -> dict[str, float]:
-    """Score predictions by a competition's own metric.
-
-    Parameters
-    ----------
-    name : one of `METRICS`
-        ``auroc``, ``average_precision``: with two classes by the score of ``positive`` (without it
-        the second class), with more the mean of every class against the rest.
-        ``hard_label_auroc``: the ROC AUC of the predicted labels, as acse4-ml-2020 scores. Its
-        public board takes ``positive`` against the rest, its private board the mean of all classes.
-    labels, probs, class_names : as in `evaluate`
-    positive : class name, required by ``hard_label_auroc``
-
-    Returns
-    -------
-    dict
-        ``{"public": ..., "private": ...}`` for ``hard_label_auroc``, else ``{"score": ...}``;
-        NaN where not defined.
-
-    Raises
-    ------
-    UserError
-        As `evaluate` does.
-    """
-    true, scores = checked(labels, probs)
-    check_names(scores, class_names, positive=positive)
-    check_metric(name, METRICS, positive)
-    chosen = _chosen(class_names, positive)
-    if name == "log_loss":
-        return {"score": float(log_losses(true, scores).mean())}
-    if name in RANKINGS:
-        areas = RANKINGS[name](_one_hot(true, scores), scores)
-        return {"score": float(areas[chosen] if len(areas) == 2 else class_mean(areas))}
-    confusion = _confusion(true, scores)
-    if name == "accuracy":
-        return {"score": float(np.trace(confusion) / len(true))}
-    if name == "macro_f1":
-        return {"score": float(class_mean(f1(Counts.of(confusion))))}
-    areas = hard_label_auroc(Counts.of(confusion))
-    return {"public": float(areas[chosen]), "private": float(class_mean(areas))}
+PHANTOMS = "drawn phantoms, not X-rays"
+RANKINGS = ("auroc", "average_precision")
 
 
 def epoch_scores(
     targets: ArrayLike, probs: ArrayLike, *, multilabel: bool = False
 ) -> dict[str, float]:
-    """Give the three columns of metrics.csv for one epoch, quickly: no intervals.
+    """Give the three columns of metrics.csv for one epoch, quickly: no resampling.
 
     Parameters
     ----------
-    targets : float array of shape (n, k) of 1 and 0; multilabel: NaN where unknown
-    probs : float array of shape (n, k); rows sum to 1 unless multilabel
+    targets : array of shape (n, k) with one 1 a row, else 0; multilabel: any 1, 0, NaN (unknown)
+    probs : float array of shape (n, k) in [0, 1]; rows sum to 1 unless multilabel
 
     Returns
     -------
@@ -130,147 +62,154 @@ def epoch_scores(
     UserError
         When shapes or values do not fit.
     """
-    if multilabel:
-        return finding_scores(targets, probs)
-    true, scores = checked(class_indices(targets), probs)
-    confusion = _confusion(true, scores)
+    true, scores = checked(targets, probs, one_class=not multilabel)
+    called = hard_labels(scores, NO_THRESHOLD if multilabel else None)
     return {
-        "val_accuracy": float(np.trace(confusion) / len(true)),
-        "val_macro_f1": float(class_mean(f1(Counts.of(confusion)))),
-        "val_auroc": float(class_mean(auroc(_one_hot(true, scores), scores))),
+        "val_accuracy": float(_accuracy(true, called, multilabel).value),
+        "val_macro_f1": float(class_mean(f1(_judged(Counts.of(true, called), multilabel)))),
+        "val_auroc": float(class_mean(delong(true, scores).value)),
     }
 
 
-def evaluate(
-    labels: ArrayLike,
+def judge(
+    competition: Competition,
+    targets: ArrayLike,
     probs: ArrayLike,
-    class_names: Sequence[str],
+    judged_on: str,
     *,
-    normal: str | None = None,
-    metric: str = "accuracy",
-    positive: str | None = None,
+    thresholds: Thresholds | None = None,
     resamples: int = 1000,
-    seed: int = 0,
 ) -> dict[str, Any]:
-    """Judge predictions: every figure with its 95 % interval, ready for JSON.
+    """Judge predictions as the competition asks for: every figure with its 95 % interval.
 
     Parameters
     ----------
-    labels : int array of shape (n,), n >= 1
-        True class of each image, in [0, k).
-    probs : float array of shape (n, k), k >= 2
-        In [0, 1], rows sum to 1.
-    class_names : k different names, in index order
-    normal : str, optional
-        The healthy class, for the rate of sick images called normal.
-    metric, positive : as in `competition_score`
-    resamples : int
-        Bootstrap resamples; without any, only the intervals that have a formula are given.
-    seed : int
-        Of the bootstrap: the same seed gives the same report.
+    targets : array of shape (n, k), n >= 1, with one 1 a row, else 0; multilabel: any 1, 0 and
+        NaN (unknown)
+    probs : float array of shape (n, k) in [0, 1]; rows sum to 1 unless multilabel
+    judged_on : says which images these are, and every result bears it
+    thresholds : where findings are called (multilabel); 0.5 without
+    resamples : bootstrap resamples of whole images, always the same ones; without any, only the
+        intervals that have a formula are given
 
     Returns
     -------
-    dict
-        ``{"n": int, "resamples": int, "overall": {figure: entry}, "classes": {class: {"support":
-        int, figure: entry}}, "confusion": [[int]] (rows = truth), "competition": {"metric": str,
-        "score" or "public" and "private": entry}}``, where an entry is ``{"value", "low", "high"}``
-        of floats, None where not defined. Intervals: Wilson for rates, DeLong for the AUROC of a
-        class, 1.96 standard errors for the log loss, percentile bootstrap over images for the
-        rest.
+    dict, ready for JSON
+        ``{"competition_slug": str, "split": judged_on, "note": str | None, "n": int, "resamples":
+        int, "overall": {figure: entry}, "classes": {class: {"support": int, figure: entry}},
+        "competition": {"metric": str, "score" or "public" and "private": entry}}``, where an entry
+        is ``{"value", "low", "high"}`` of floats, None where not defined. One class an image also
+        has ``"confusion": [[int]]`` (rows = truth); multilabel ``"thresholds"`` in words, and of
+        each class how many images are ``negatives`` and ``unknown``, and its ``threshold``.
+
+        Overall, ``macro_...`` are plain means over classes, ``weighted_...`` weighted by support;
+        ``accuracy`` and ``log_loss`` are means over images, in multilabel over known labels
+        (binary cross-entropy). ``called_normal`` is the share of sick images called the healthy
+        class. Intervals: Wilson for rates, DeLong for the AUROC of a class, 1.96 standard errors
+        for log loss and multilabel accuracy, percentile bootstrap for the rest.
+
+        The score ``auroc`` or ``average_precision`` is that of the positive class (without one the
+        last) where there are two, one an image; else the mean of all classes.
+        ``hard_label_auroc`` is the ROC AUC of the predicted labels, as acse4-ml-2020 scores: its
+        public board takes the positive class against the rest, its private board the mean of all.
 
     Raises
     ------
     UserError
         When shapes, values or names do not fit.
     """
-    true, scores = checked(labels, probs)
-    check_names(scores, class_names, positive=positive, normal=normal)
-    check_metric(metric, METRICS, positive)
-    check_resamples(resamples)
-    rng = np.random.default_rng(seed)
-    targets, confusion = _one_hot(true, scores), _confusion(true, scores)
-    counts = Counts.of(confusion)
-    redrawn = Counts.of(resample_confusion(confusion, resamples, rng))
-    rankings = resample_rankings(targets, scores, resamples, rng)
-    areas, precision = delong(targets, scores), average_precision(targets, scores)
+    names, multilabel = competition.classes, competition.multilabel
+    true, scores = checked(targets, probs, names, one_class=not multilabel)
+    limits = (thresholds.limits if thresholds else NO_THRESHOLD) if multilabel else None
+    called = hard_labels(scores, limits)
+    found = Counts.of(true, called)
+    drawn = resample(true, called, scores, resamples, np.random.default_rng(0))
+    counts, redrawn = _judged(found, multilabel), _judged(drawn.counts, multilabel)
+    areas = delong(true, scores)
+    value = averaged(counts, areas.value, average_precision(true, scores))
+    resampled = averaged(redrawn, drawn.auroc, drawn.average_precision)
 
-    classes = {name: wilson(*rate(counts)) for name, rate in RATES.items()}
-    classes["f1"] = percentile(f1(counts), f1(redrawn))
-    classes["auroc"] = areas
-    classes["average_precision"] = percentile(precision, rankings.average_precision)
-    classes["called_normal"], sick_called_normal = _called_normal(confusion, class_names, normal)
-
+    classes = {name: wilson(*rate(counts)) for name, rate in RATES.items()} | {"auroc": areas}
+    for name in ("f1", "average_precision"):
+        classes[name] = percentile(value[name], resampled[name])
     overall = {
-        "accuracy": wilson(np.trace(confusion), len(true)),
-        "called_normal": sick_called_normal,
-        "log_loss": mean_interval(log_losses(true, scores)),
+        "accuracy": _accuracy(true, called, multilabel),
+        "log_loss": mean_interval((binary_log_losses if multilabel else log_losses)(true, scores)),
     }
-    # The matrices and the rankings are redrawn apart: each goes with the supports of its own draws.
-    drawn = averaged(redrawn)
-    for name, value in averaged(counts).items():
-        overall |= class_means(name, value, counts.support, drawn[name], redrawn.support)
-    for name, value, resampled in (
-        ("auroc", areas.value, rankings.auroc),
-        ("average_precision", precision, rankings.average_precision),
-    ):
-        overall |= class_means(name, value, counts.support, resampled, rankings.support)
+    for name, draws in resampled.items():
+        overall[f"macro_{name}"] = percentile(class_mean(value[name]), class_mean(draws))
+        overall[f"weighted_{name}"] = percentile(
+            class_mean(value[name], counts.support), class_mean(draws, redrawn.support)
+        )
 
-    chosen = _chosen(class_names, positive)
-    if metric == "hard_label_auroc":
-        competition = _hard_label_forms(counts, redrawn, chosen)
-    elif metric in RANKINGS:
-        binary = len(class_names) == 2
-        mean = overall[f"macro_{metric}"]
-        competition = {"score": classes[metric].at(chosen) if binary else mean}
+    said: dict[str, Any] = {}
+    counted: dict[str, NDArray[Any]] = {"support": found.support}
+    if limits is None:
+        confusion = (true.T @ called).astype(np.int64)
+        said["confusion"] = confusion.tolist()
+        normal = names.index(competition.normal) if competition.normal else None
+        classes["called_normal"], overall["called_normal"] = _called_normal(confusion, normal)
     else:
-        competition = {"score": overall[metric]}
+        said["thresholds"] = str(thresholds) if thresholds else f"{NO_THRESHOLD} for all"
+        counted["negatives"], counted["unknown"] = found.negatives, np.isnan(true).sum(axis=0)
+        counted["threshold"] = np.broadcast_to(limits, len(names))
     return {
+        "competition_slug": competition.slug,
+        "split": judged_on,
+        "note": PHANTOMS if competition.drawn else None,
         "n": len(true),
         "resamples": resamples,
+        **said,
         "overall": entries(overall),
         "classes": {
-            name: {"support": int(counts.support[c])}
+            name: {key: column[c].item() for key, column in counted.items()}
             | entries({figure: estimate.at(c) for figure, estimate in classes.items()})
-            for c, name in enumerate(class_names)
+            for c, name in enumerate(names)
         },
-        "confusion": confusion.tolist(),
-        "competition": {"metric": metric} | entries(competition),
+        "competition": {"metric": competition.metric}
+        | entries(_score(competition, classes, overall, value, resampled)),
     }
 
 
-def _hard_label_forms(counts: Counts, redrawn: Counts, positive: int) -> dict[str, Estimate]:
-    value, resampled = hard_label_auroc(counts), hard_label_auroc(redrawn)
-    return {
-        "public": percentile(value[positive], resampled[:, positive]),
-        "private": percentile(class_mean(value), class_mean(resampled)),
-    }
+def _judged(counts: Counts, multilabel: bool) -> Counts:
+    """Of one class an image all classes are judged, as scikit-learn does: one without images has a
+    specificity, and an F1 of 0 where it is called."""
+    return counts.of_both_kinds() if multilabel else counts
 
 
-def _one_hot(labels: IntArray, probs: FloatArray) -> BoolArray:
-    targets: BoolArray = labels[:, None] == np.arange(probs.shape[1])
-    return targets
+def _accuracy(true: FloatArray, called: BoolArray, multilabel: bool) -> Estimate:
+    """Share of images called what they are; multilabel: of known labels."""
+    if multilabel:
+        return mean_interval(np.where(np.isnan(true), np.nan, true == called))
+    return wilson((true * called).sum(), len(true))
 
 
-def _confusion(labels: IntArray, probs: FloatArray) -> IntArray:
-    """Rows = truth, columns = most probable class (the first of equals)."""
-    classes = np.arange(probs.shape[1])
-    matrix: IntArray = confusion_matrix(labels, probs.argmax(axis=1), labels=classes)
-    return matrix
-
-
-def _chosen(class_names: Sequence[str], positive: str | None) -> int:
-    """Index of the positive class, the last class where none is named."""
-    return len(class_names) - 1 if positive is None else list(class_names).index(positive)
-
-
-def _called_normal(
-    confusion: IntArray, class_names: Sequence[str], normal: str | None
-) -> tuple[Estimate, Estimate]:
+def _called_normal(confusion: IntArray, normal: int | None) -> tuple[Estimate, Estimate]:
     """Share of images predicted as the healthy class: of each sick class, and of all sick ones."""
     called, support = np.zeros(len(confusion)), np.zeros(len(confusion))
     if normal is not None:
-        healthy = list(class_names).index(normal)
-        sick = np.arange(len(confusion)) != healthy
-        called[sick], support[sick] = confusion[sick, healthy], confusion[sick].sum(axis=1)
+        sick = np.arange(len(confusion)) != normal
+        called[sick], support[sick] = confusion[sick, normal], confusion[sick].sum(axis=1)
     return wilson(called, support), wilson(called.sum(), support.sum())
+
+
+def _score(
+    competition: Competition,
+    classes: dict[str, Estimate],
+    overall: dict[str, Estimate],
+    value: dict[str, FloatArray],
+    resampled: dict[str, FloatArray],
+) -> dict[str, Estimate]:
+    """The competition's own metric, in both forms where it has two."""
+    metric, names = competition.metric, competition.classes
+    positive = names.index(competition.positive) if competition.positive else -1
+    if metric == "hard_label_auroc":
+        # The curve of labels has one corner, so the area is the mean of what holds there.
+        area, areas = ((f["sensitivity"] + f["specificity"]) / 2 for f in (value, resampled))
+        return {
+            "public": percentile(area[positive], areas[:, positive]),
+            "private": percentile(class_mean(area), class_mean(areas)),
+        }
+    if metric in RANKINGS and len(names) == 2 and not competition.multilabel:
+        return {"score": classes[metric].at(positive)}
+    return {"score": overall[metric if metric in overall else f"macro_{metric}"]}

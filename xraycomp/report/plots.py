@@ -16,7 +16,7 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import ArrayLike
 from sklearn.metrics import roc_curve
 
-from xraycomp.report.checks import check_names, checked_findings
+from xraycomp.report.checks import checked
 from xraycomp.report.intervals import delong, known_rows, ratio
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -55,8 +55,7 @@ def plot_roc(
     OSError
         When the file cannot be written; nothing half-written stays.
     """
-    true, scores = checked_findings(targets, probs)
-    check_names(scores, class_names)
+    true, scores = checked(targets, probs, class_names)
     areas = delong(true, scores)
 
     figure = Figure(figsize=(8.6, 5.4), layout="constrained")

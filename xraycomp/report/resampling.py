@@ -7,40 +7,21 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from xraycomp.report.figures import Counts, outcomes
 from xraycomp.report.intervals import BoolArray, FloatArray, IntArray, known_rows, ratio
 
 CHUNK_CELLS = 1_000_000
 """How many bootstrap weights (4 bytes each) are held at once: memory stays flat, caches warm."""
 
 
-def resample_confusion(
-    confusion: IntArray, resamples: int, rng: np.random.Generator
-) -> NDArray[np.int64]:
-    """Draw the confusion matrices that resampling the images with replacement would give.
-
-    Each image falls in one cell, so their counts are multinomial: the same distribution as drawing
-    images, at a cost that does not grow with their number.
-
-    Parameters
-    ----------
-    confusion : int array of shape (k, k), at least one image
-
-    Returns
-    -------
-    int array of shape (resamples, k, k), each summing to ``confusion.sum()``
-    """
-    images = int(confusion.sum())
-    drawn = rng.multinomial(images, confusion.ravel() / images, size=resamples)
-    return drawn.reshape(resamples, *confusion.shape)
-
-
 @dataclass(frozen=True)
-class Rankings:
-    """AUROC, average precision and positives of each resample: arrays of shape (resamples, k)."""
+class Resampled:
+    """What each resample gives, all of the same images: arrays of shape (resamples, k)."""
 
+    counts: Counts
     auroc: FloatArray
+    """NaN, as is the average precision, where a resample has one kind of images only."""
     average_precision: FloatArray
-    support: IntArray
 
 
 @dataclass(frozen=True)
@@ -65,8 +46,8 @@ class _Column:
             _indicator(level, rows[target], (len(levels), images)),
         )
 
-    def figures(self, weights: NDArray[np.int32]) -> tuple[FloatArray, FloatArray, IntArray]:
-        """AUROC, average precision and positive weight for each of b weightings, shape (n, b)."""
+    def figures(self, weights: NDArray[np.int32]) -> tuple[FloatArray, FloatArray]:
+        """AUROC and average precision for each of b weightings of n images, shape (n, b)."""
         hits = self.positives @ weights
         misses = self.segments @ weights
         misses[1::2] -= hits
@@ -79,7 +60,7 @@ class _Column:
         called = found + negatives - below
         precision = found / np.maximum(called, 1)
         average = ratio((hits * precision).sum(axis=0), positives)
-        return auroc, np.where(negatives > 0, average, np.nan), positives
+        return auroc, np.where(negatives > 0, average, np.nan)
 
 
 def _indicator(rows: IntArray, columns: IntArray, shape: tuple[int, int]) -> csr_array:
@@ -99,61 +80,34 @@ def _draws(
         yield part, weights
 
 
-def resample_cells(
-    cells: NDArray[np.int64], n_cells: int, resamples: int, rng: np.random.Generator
-) -> IntArray:
-    """Count the images in each cell of every column under resampling of whole images.
-
-    Where an image falls in one cell a column, columns depend on each other, so no multinomial
-    draw does it. The draws are those of `resample_rankings` with an equal ``rng``.
-
-    Parameters
-    ----------
-    cells : int array of shape (n, k), n >= 1, values in [0, n_cells); -1 is counted nowhere
-
-    Returns
-    -------
-    int array of shape (resamples, k, n_cells)
-    """
-    images, columns = cells.shape
-    row, column = np.nonzero(cells >= 0)
-    place = column * n_cells + cells[row, column]
-    membership = _indicator(place, row, (columns * n_cells, images))
-    counts = np.empty((resamples, columns * n_cells), np.int64)
-    for part, weights in _draws(images, resamples, rng):
-        counts[part] = (membership @ weights).T
-    return counts.reshape(resamples, columns, n_cells)
-
-
-def resample_rankings(
-    targets: BoolArray | FloatArray,
+def resample(
+    targets: FloatArray,
+    called: BoolArray,
     scores: FloatArray,
     resamples: int,
     rng: np.random.Generator,
-) -> Rankings:
-    """AUROC and average precision of every column under resampling of whole images.
+) -> Resampled:
+    """Judge every class under resampling of whole images, with replacement.
 
     An image drawn w times is an image of weight w, so the scores are put in order once and each
     resample only adds up integer weights (sparse sums over all resamples of a chunk at a time). All
-    columns share the draws: means over columns may be taken resample by resample. The result
+    classes share the draws: means over classes may be taken resample by resample. The result
     depends on the seed and, up to rounding, not on the chunk size.
 
     Parameters
     ----------
-    targets : bool array of shape (n, k), n >= 1, or float array of 1, 0 and NaN (unknown: that
-        image is left out of that column)
+    targets : float array of shape (n, k), n >= 1, of 1, 0 and NaN (unknown: that image is left out
+        of that class)
+    called : bool array of shape (n, k)
     scores : finite float array of shape (n, k)
-
-    Returns
-    -------
-    Rankings of shape (resamples, k); NaN where a resample has one class only
     """
     images, classes = targets.shape
     columns = [_Column.of(*known, images) for known in known_rows(targets, scores)]
-    auroc = np.empty((resamples, classes))
-    average = np.empty((resamples, classes))
-    support = np.empty((resamples, classes), np.int64)
+    members = csr_array(np.concatenate(outcomes(targets, called), axis=1).T, dtype=np.int32)
+    counts = np.empty((4, resamples, classes), np.int64)
+    auroc, average = np.empty((2, resamples, classes))
     for part, weights in _draws(images, resamples, rng):
+        counts[:, part] = (members @ weights).reshape(4, classes, -1).swapaxes(1, 2)
         for c, column in enumerate(columns):
-            auroc[part, c], average[part, c], support[part, c] = column.figures(weights)
-    return Rankings(auroc, average, support)
+            auroc[part, c], average[part, c] = column.figures(weights)
+    return Resampled(Counts(*counts), auroc, average)

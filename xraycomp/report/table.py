@@ -1,4 +1,4 @@
-"""The report of `metrics.evaluate` as plain text for the terminal."""
+"""The report of `metrics.judge` as plain text for the terminal."""
 
 from typing import Any
 
@@ -60,8 +60,7 @@ def format_table(report: dict[str, Any]) -> str:
     Parameters
     ----------
     report : dict
-        What `metrics.evaluate` or `findings.evaluate_findings` returned, also when read back from
-        ``metrics.json``.
+        What `metrics.judge` returned, also when read back from ``metrics.json``.
 
     Returns
     -------
@@ -91,11 +90,9 @@ def _headlines(report: dict[str, Any]) -> str:
     names = {"accuracy": "accuracy", "macro_f1": "macro F1", "macro_auroc": "macro AUROC"}
     if "confusion" not in report:
         names |= {"weighted_auroc": "weighted", "macro_average_precision": "macro AP"}
-    lines = [["images", f"{report['n']:,}"]]
-    if "split" in report:
-        lines.append(["judged", str(report["split"])])
+    lines = [["images", f"{report['n']:,}"], ["judged", report["split"]]]
     if "thresholds" in report:
-        lines.append(["thresholds", str(report["thresholds"])])
+        lines.append(["thresholds", report["thresholds"]])
     lines += [[name, _interval(overall[figure])] for figure, name in names.items()]
     for form in ("score", "public", "private"):
         if form in competition:

@@ -11,9 +11,13 @@ from numpy.typing import ArrayLike
 
 from xraycomp.console.errors import UserError, listing
 from xraycomp.data.files import write_json
-from xraycomp.report.checks import check_names, checked_findings
-from xraycomp.report.findings import NO_THRESHOLD
+from xraycomp.report.checks import checked
 from xraycomp.report.intervals import BoolArray, FloatArray, known_rows
+
+THRESHOLDS = "thresholds.json"
+
+NO_THRESHOLD = 0.5
+"""At which a finding is called where nothing says better."""
 
 Criterion = Literal["f1", "youden"]
 """What a threshold makes largest: F1, or sensitivity + specificity - 1 (Youden 1950)."""
@@ -24,16 +28,21 @@ class Thresholds:
     """The thresholds of a run's findings, and where they come from."""
 
     values: dict[str, float]
-    """Finding -> probability from which on it is called."""
+    """Finding -> probability from which on it is called, in the order of the classes."""
     criterion: Criterion
-    split: str
-    """The split that they were chosen on."""
+    judged_on: str
+    """The images that they were chosen on, such as ``validation split, by patient, 10 %``."""
     fixed: tuple[str, ...] = field(default=())
-    """Findings for which that split held one kind only; theirs is 0.5."""
+    """Findings of which those were of one kind only; theirs is 0.5."""
+
+    @property
+    def limits(self) -> FloatArray:
+        """The values alone, shape (k,)."""
+        return np.array(list(self.values.values()))
 
     def __str__(self) -> str:
         name = {"f1": "best F1", "youden": "best sensitivity + specificity"}[self.criterion]
-        text = f"{name} on the {self.split}"
+        text = f"{name} on the {self.judged_on}"
         if self.fixed:
             text += f"; {NO_THRESHOLD} for {listing(self.fixed, 3)} (one kind only there)"
         return text
@@ -44,7 +53,7 @@ class Thresholds:
             path,
             {
                 "criterion": self.criterion,
-                "split": self.split,
+                "split": self.judged_on,
                 "thresholds": self.values,
                 "fixed": list(self.fixed),
             },
@@ -52,10 +61,11 @@ class Thresholds:
 
     @classmethod
     def read(cls, path: Path, class_names: Sequence[str]) -> Self:
-        """Read what ``write`` wrote.
+        """Read what ``write`` wrote to this file, or to this folder's ``thresholds.json``.
 
         Raises ``UserError`` where the file is missing or damaged, or holds other classes.
         """
+        path = path / THRESHOLDS if path.is_dir() else path
         again = "Choose them anew with: python -m xraycomp.evaluate --run RUN"
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -72,11 +82,24 @@ class Thresholds:
         return found
 
 
+def hard_labels(probs: FloatArray, limits: ArrayLike | None) -> BoolArray:
+    """What probabilities of shape (n, k) are called; a bool array of that shape.
+
+    Every class from its limit on; without limits the most probable class (the first of equals).
+    """
+    called: BoolArray
+    if limits is None:
+        called = probs.argmax(axis=1)[:, None] == np.arange(probs.shape[1])
+    else:
+        called = probs >= np.asarray(limits)
+    return called
+
+
 def choose_thresholds(
     targets: ArrayLike,
     probs: ArrayLike,
     class_names: Sequence[str],
-    split: str,
+    judged_on: str,
     criterion: Criterion = "f1",
 ) -> Thresholds:
     """Choose for each finding the threshold that is best on these images.
@@ -90,15 +113,14 @@ def choose_thresholds(
     targets : array of shape (n, k), of 1, 0 and NaN (unknown: left out)
     probs : float array of shape (n, k) in [0, 1]
     class_names : k different names, in the order of the columns
-    split : names the images
+    judged_on : says which images these are
 
     Raises
     ------
     UserError
         When shapes, values or names do not fit.
     """
-    true, scores = checked_findings(targets, probs)
-    check_names(scores, class_names)
+    true, scores = checked(targets, probs, class_names)
     values, fixed = {}, []
     for name, (target, score, _) in zip(class_names, known_rows(true, scores), strict=True):
         values[name] = NO_THRESHOLD
@@ -106,7 +128,7 @@ def choose_thresholds(
             values[name] = _best(target, score, criterion)
         else:
             fixed.append(name)
-    return Thresholds(values, criterion, split, tuple(fixed))
+    return Thresholds(values, criterion, judged_on, tuple(fixed))
 
 
 def _best(target: BoolArray, score: FloatArray, criterion: Criterion) -> float:
