@@ -211,7 +211,7 @@ def test_a_name_in_the_table_that_fits_two_files_is_refused(tmp_path, tabled, dr
         ({"Image": [*(f"x_{n}.png" for n in range(5)), "x_0"]}, "x_0"),
         (
             {"Finding": ["covid", "tb", "normal"] * 2},
-            r"labels\.csv, line 3: the label 'tb' of x_1\.png is not a class of mine",
+            r"labels\.csv, line 3: the label 'tb' of x_1\.png is not one of the classes",
         ),
         ({"Finding": ["covid", "", "normal"] * 2}, "line 3: the label '' of"),
         ({"Finding": ["covid", "normal", "normal"] * 2}, "no image of pneumonia"),
