@@ -4,7 +4,6 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from xraycomp.console.errors import UserError, listing
@@ -46,28 +45,27 @@ def read_label_table(competition: Competition, root: Path) -> tuple[pd.DataFrame
             others = f"{len(kept) - kept.sum():,}"
             log.info("%s images whose %s is not %s are left out.", others, column, listing(values))
         table = table[kept]
-    targets = read_targets(
-        table, path, train, competition.classes, multilabel=competition.multilabel
-    )
+    classes = list(competition.classes)
+    found = read_targets(table, path, train, classes, multilabel=competition.multilabel)
+    targets = pd.DataFrame(found, table.index, classes)
     if competition.multilabel:
-        used, what = ~np.isnan(targets).all(axis=1), "of which nothing is known"
+        used, what = targets.notna().any(axis=1), "of which nothing is known"
     else:
         used, what = targets.any(axis=1), "with none of the classes"
     if not used.all():
         log.info("%s images %s are left out.", f"{(~used).sum():,}", what)
-    present = (targets[used] == 1).any(axis=0)
-    if absent := list(np.asarray(competition.classes, dtype=object)[~present]):
+    if absent := [name for name in classes if not (targets[name] == 1).any()]:
         raise UserError(f"{path} has no image of {listing(absent)}, a class of {competition.slug}.")
     rows = pd.DataFrame(
         {
             "name": table[train.image_column],
-            "label": [_label(row, competition.classes) for row in targets.tolist()],
+            "label": [_label(row, classes) for row in found.tolist()],
             "patient": table[competition.patient_column] if competition.patient_column else "",
             "split": splits[table.index],
         },
         dtype=object,
     )
-    return rows[used].reset_index(drop=True), n_rows
+    return rows.loc[used].reset_index(drop=True), n_rows
 
 
 def _read(path: Path) -> pd.DataFrame:

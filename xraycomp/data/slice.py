@@ -12,8 +12,9 @@ from xraycomp.console.errors import UserError
 from xraycomp.data import phantom
 from xraycomp.data.competition import Competition
 from xraycomp.data.files import read_table, write_csv, write_text
+from xraycomp.data.image_ids import image_key, rows_by_key
 from xraycomp.data.labels import encode_targets
-from xraycomp.data.manifest import build_manifest, names_of_images
+from xraycomp.data.manifest import build_manifest
 from xraycomp.data.submission import expected_ids
 
 # File names as the public sets have them, tried in turn where a pattern must find the patient.
@@ -69,14 +70,16 @@ def _cut_tables(
 ) -> None:
     """Write the label table and the lists with the ``chosen`` images only."""
     train = competition.train
-    names = names_of_images(chosen).keys()
+    keys = rows_by_key(chosen["image"]).keys()
     table = read_table(root / train.labels)
-    write_csv(destination / train.labels, table[table[train.image_column].isin(names)])
+    named = table[train.image_column].map(image_key)
+    write_csv(destination / train.labels, table[named.isin(keys)])
     if train.join:
         shutil.copyfile(root / train.join, destination / train.join)
     for file in filter(None, (train.train_list, train.test_list)):
         listed = (root / file).read_text(encoding="utf-8").split()
-        write_text(destination / file, "".join(f"{name}\n" for name in listed if name in names))
+        kept = [f"{name}\n" for name in listed if image_key(name) in keys]
+        write_text(destination / file, "".join(kept))
 
 
 def draw_slice(
