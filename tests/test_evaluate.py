@@ -9,7 +9,8 @@ import pytest
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from xraycomp import evaluate
-from xraycomp.data.competition import Competition, Labelled, format_competition
+from xraycomp.data.competition import Competition, Labelled
+from xraycomp.data.competition_file import format_competition
 from xraycomp.data.files import write_csv, write_json, write_text
 from xraycomp.data.predictions import probability_table
 from xraycomp.model.config import TrainConfig

@@ -15,7 +15,7 @@ import torch
 
 from xraycomp.console.command import parse_flags, run_command
 from xraycomp.console.errors import UserError
-from xraycomp.data.competition import load_competition
+from xraycomp.data.competition_file import load_competition
 from xraycomp.data.dataset import Dataset, load_dataset
 from xraycomp.data.duplicates import copy_groups, count_copies, describe_copies, find_copies
 from xraycomp.data.files import write_csv

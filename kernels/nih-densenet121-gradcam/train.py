@@ -1,6 +1,6 @@
 """ChestX-ray14, 14 findings: DenseNet-121 at 320 px with class-weighted BCE. Heat maps follow."""
 
-from xraycomp.data.competition import load_competition
+from xraycomp.data.competition_file import load_competition
 from xraycomp.model.config import TrainConfig
 from xraycomp.remote.session import run_session
 from xraycomp.train import train

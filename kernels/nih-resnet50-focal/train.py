@@ -1,6 +1,6 @@
 """ChestX-ray14, 14 findings: ResNet-50 with focal loss, unfrozen in four stages."""
 
-from xraycomp.data.competition import load_competition
+from xraycomp.data.competition_file import load_competition
 from xraycomp.model.config import TrainConfig
 from xraycomp.remote.session import run_session
 from xraycomp.train import train

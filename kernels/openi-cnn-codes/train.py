@@ -1,6 +1,6 @@
 """OpenI, Nodule or Normal: codes of a frozen body, a head 512-256-128 on them, then both as one."""
 
-from xraycomp.data.competition import load_competition
+from xraycomp.data.competition_file import load_competition
 from xraycomp.model.config import TrainConfig
 from xraycomp.remote.session import run_session
 from xraycomp.train import train

@@ -1,6 +1,6 @@
 """The drawn competition (phantoms, not X-rays): a run on the CPU that tries the whole way."""
 
-from xraycomp.data.competition import load_competition
+from xraycomp.data.competition_file import load_competition
 from xraycomp.model.config import TrainConfig
 from xraycomp.remote.session import run_session
 from xraycomp.train import train

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from xraycomp.console.errors import UserError
-from xraycomp.data.competition import load_competition, parse_competition
+from xraycomp.data.competition_file import load_competition, parse_competition
 from xraycomp.data.label_table import read_label_table
 from xraycomp.data.labels import encode_targets
 from xraycomp.data.manifest import build_manifest

@@ -4,7 +4,8 @@ import pandas as pd
 import pytest
 
 from xraycomp.console.errors import UserError
-from xraycomp.data.competition import Competition, Labelled, load_competition
+from xraycomp.data.competition import Competition, Labelled
+from xraycomp.data.competition_file import load_competition
 from xraycomp.data.manifest import COLUMNS, build_manifest, find_images, list_folder
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from xraycomp.console.errors import UserError
-from xraycomp.data.competition import load_competition
+from xraycomp.data.competition_file import load_competition
 from xraycomp.data.slice import draw_slice
 from xraycomp.model.config import TrainConfig
 from xraycomp.remote.session import (

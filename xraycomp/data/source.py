@@ -11,15 +11,9 @@ from pathlib import Path
 from xraycomp.console.errors import UserError, listing
 from xraycomp.data import phantom, thorax
 from xraycomp.data.archive import unpack
-from xraycomp.data.competition import (
-    PROBABILITY,
-    Competition,
-    Labelled,
-    Submission,
-    built_in_slugs,
-    check_competition,
-    load_competition,
-)
+from xraycomp.data.competition import PROBABILITY, Competition, Labelled, Submission
+from xraycomp.data.competition_checks import check_competition
+from xraycomp.data.competition_file import built_in_slugs, load_competition
 from xraycomp.data.files import atomic_folder, read_table
 from xraycomp.data.manifest import find_images, visible_folders
 

@@ -20,7 +20,8 @@ import torchvision
 import xraycomp
 from xraycomp.console.errors import UserError
 from xraycomp.data.commit import source_commit
-from xraycomp.data.competition import Competition, format_competition, parse_competition
+from xraycomp.data.competition import Competition
+from xraycomp.data.competition_file import format_competition, parse_competition
 from xraycomp.data.files import atomic_path, read_table, write_csv, write_json, write_text
 from xraycomp.data.predictions import read_predictions
 from xraycomp.model.config import TrainConfig

@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 from xraycomp.console.command import run_command
 from xraycomp.console.errors import UserError
-from xraycomp.data.competition import load_competition
+from xraycomp.data.competition_file import load_competition
 from xraycomp.remote.mounts import find_data, find_file, find_run, is_attached
 
 log = logging.getLogger(__name__)
