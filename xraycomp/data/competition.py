@@ -1,7 +1,8 @@
 """What a competition is: where images and labels lie and what a submission looks like."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any
 
 SOURCES = ("competition", "dataset", "drawn")
@@ -58,6 +59,10 @@ class Submission:
     def id_column(self) -> str:
         """The name of the column that holds the image ids."""
         return next(name for name, content in self.columns.items() if content == "id")
+
+    def images_of(self, ids: Iterable[str]) -> list[str]:
+        """The images that ``ids`` stand for, as the manifest names them."""
+        return [str(PurePosixPath(name).with_suffix("")) if self.suffix else name for name in ids]
 
 
 @dataclass(frozen=True)
