@@ -22,6 +22,7 @@ from xraycomp.data.competition import Labelled
 from xraycomp.data.files import check_columns
 from xraycomp.data.id_columns import Table, listed_images, read_tables
 from xraycomp.data.label_cells import read_targets
+from xraycomp.data.predictions import check_probabilities
 
 
 @dataclass(frozen=True)
@@ -93,15 +94,16 @@ def match_tables(
         remarks.append(f"{rest:,} labelled images are not judged.")
     if ignored := [name for name in judged.rows.columns if name not in set(chosen.values())]:
         remarks.append(f"Columns of {predictions.name} left out: {listing(ignored, 20)}.")
-    return Matched(tuple(chosen), targets, _probabilities(judged, chosen), (*remarks, said))
+    probs = check_probabilities(judged.rows, list(chosen.values()), predictions, scores.keys)
+    return Matched(tuple(chosen), targets, probs, (*remarks, said))
 
 
 def _read_labels(
-    scores: Table, truth: Table, judged: NDArray[np.intp], reading: Reading
+    scores: Table, truth: Table, places: NDArray[np.intp], reading: Reading
 ) -> tuple[dict[str, str], NDArray[np.float32], str]:
     """Class -> column of its probability, the targets, and what the labels were taken for.
 
-    All of ``truth`` says which classes there are; the targets are those of the rows ``judged``.
+    All of ``truth`` says which classes there are; the targets are of its rows at ``places``.
     """
     column, pattern, image = reading.label_column, reading.columns, str(truth.keys.name)
     others = truth.rows.drop(columns=image)
@@ -110,7 +112,7 @@ def _read_labels(
         names = names_in(truth.rows[column], reading.separator)
     else:
         column, names = find_labels(others, scores.rows, reading.separator, pattern)
-    rows = truth.rows.iloc[judged]
+    rows = truth.rows.iloc[places]
     if not find_columns(names, scores.rows, pattern)[0]:
         column = reading.label_column or find_indices(others)
         chosen, called = _choose_by_index(column, scores, truth, reading)
@@ -187,18 +189,3 @@ def _choose_by_index(
         )
     names = list(chosen)
     return chosen, {cell: names[index] for cell, index in indices.items()}
-
-
-def _probabilities(scores: Table, chosen: dict[str, str]) -> NDArray[np.float64]:
-    numbers = scores.rows[list(chosen.values())].apply(pd.to_numeric, errors="coerce")
-    wrong = ~((numbers >= 0) & (numbers <= 1))
-    if wrong.any(axis=None):
-        row = int(wrong.any(axis=1).to_numpy().argmax())
-        column = str(wrong.columns[int(wrong.iloc[row].to_numpy().argmax())])
-        raise UserError(
-            f"{scores.path} holds {int(wrong.any(axis=1).sum()):,} rows whose values are not "
-            f"probabilities in 0..1; {column} is {scores.rows[column].iloc[row]!r} for "
-            f"{scores.keys[scores.rows.index[row]]}."
-        )
-    probs: NDArray[np.float64] = numbers.to_numpy(dtype=np.float64)
-    return probs
