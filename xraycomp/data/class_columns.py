@@ -55,8 +55,9 @@ def find_columns(
     def merit(columns: dict[str, str]) -> tuple[int, int]:
         return len(columns), sum(not is_flags(scores[name]) for name in columns.values())
 
-    best = max(map(merit, found.values()), default=(0, 0))
-    return [columns for columns in found.values() if merit(columns) == best] or [{}]
+    merits = [merit(columns) for columns in found.values()]
+    fitting = zip(found.values(), merits, strict=True)
+    return [columns for columns, reached in fitting if reached == max(merits)] or [{}]
 
 
 def find_labels(
@@ -84,8 +85,10 @@ def names_in(column: pd.Series, separator: str) -> list[str]:
 
 def is_flags(column: pd.Series) -> bool:
     """Whether a column says 0 or 1 (or that it is not known) for each image."""
-    targets = {FLAGS.get(cell.strip()) for cell in column.unique()}
-    return None not in targets and bool(targets & {0.0, 1.0})
+    # The first cell that is none ends the search, which long columns of probabilities need.
+    if not all(cell.strip() in FLAGS for cell in column):
+        return False
+    return any(FLAGS[cell.strip()] in (0, 1) for cell in column)
 
 
 def find_indices(truth: pd.DataFrame) -> str:

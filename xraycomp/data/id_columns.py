@@ -1,6 +1,5 @@
 """Which columns of two tables, whoever made them, name the same images."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -33,21 +32,16 @@ def read_tables(
     no other fits. Raises ``UserError`` where none does, and for images that are named twice.
     """
     scores, truth = _read(predictions, "prediction"), _read(labels, "label")
-    pairs = (
-        pair
-        for folders in (True, False)
-        for pair in product(
-            _keys(scores, predictions, prediction_id, folders),
-            _keys(truth, labels, label_id, folders),
-        )
-    )
-
-    def merit(pair: tuple[pd.Series, pd.Series]) -> tuple[bool, bool, int]:
-        shared = len(set(pair[0]) & set(pair[1]) - {""})
-        return shared > 0, not any(map(_counts_rows, pair)), shared
-
-    best = max(pairs, key=merit, default=None)
-    if best is None or merit(best)[0] is False:
+    best, merit = None, (False, 0)
+    for folders in (True, False):
+        ours = _id_columns(scores, predictions, prediction_id, folders)
+        theirs = _id_columns(truth, labels, label_id, folders)
+        for one, other in product(ours, theirs):
+            shared = len(one.names & other.names)
+            found = (not (one.counts_rows or other.counts_rows), shared)
+            if shared and found > merit:
+                best, merit = (one.keys, other.keys), found
+    if best is None:
         raise UserError(
             f"No column of {predictions} ({listing(list(scores.columns), 12)}) names images of "
             f"{labels} ({listing(list(truth.columns), 12)}). Check the files, or name the columns "
@@ -71,18 +65,27 @@ def _read(path: Path, kind: str) -> pd.DataFrame:
     return table
 
 
-def _keys(table: pd.DataFrame, path: Path, wanted: str, folders: bool) -> Iterator[pd.Series]:
-    """The keys in each column that may name images, or in the one that is ``wanted``."""
+@dataclass(frozen=True)
+class _IdColumn:
+    """A column that may name images."""
+
+    keys: pd.Series
+    names: set[str]
+    counts_rows: bool
+
+
+def _id_columns(table: pd.DataFrame, path: Path, wanted: str, folders: bool) -> list[_IdColumn]:
+    """The column that is ``wanted``, or all but those of probabilities, of which there are many."""
     if wanted:
         check_columns(table, path, [wanted])
+    found = []
     for name in [wanted] if wanted else table.columns:
-        # Columns of probabilities are passed over; there may be many.
         if wanted or not table[name].iloc[:50].str.fullmatch(_DECIMAL).all():
-            yield table[name].map(lambda cell: image_key(cell, folders=folders))
-
-
-def _counts_rows(keys: pd.Series) -> bool:
-    return any(list(keys) == [str(row + first) for row in range(len(keys))] for first in (0, 1))
+            known = {cell: image_key(cell, folders=folders) for cell in table[name].unique()}
+            keys = table[name].map(known)
+            counts = list(keys[:2]) in (["0", "1"], ["1", "2"]) and keys.is_unique
+            found.append(_IdColumn(keys, set(known.values()) - {""}, counts))
+    return found
 
 
 def listed_images(path: Path, keys: pd.Series) -> list[str]:

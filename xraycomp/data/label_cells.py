@@ -38,24 +38,25 @@ def read_targets(
     Raises ``UserError`` that names the line of ``path`` where a label cannot be read.
     """
     read = _read_names if train.label_column else _read_flags
-    columns = [table[name] for name in label_columns(train, classes)]
-    rows = list(zip(*columns, strict=True))
-    known: dict[tuple[str, ...], list[float]] = {}  # a large table has few different ones
-    for place, cells in enumerate(rows):
-        if cells in known:
-            continue
+    columns = label_columns(train, classes)
+    targets = []
+    kinds = table.drop_duplicates(columns)  # a large table has few different rows
+    images = kinds[train.image_column]
+    rows = kinds[columns].itertuples(index=False, name=None)
+    for line, image, cells in zip(kinds.index + 2, images, rows, strict=True):
         try:
-            known[cells] = read(cells, train, classes)
+            target = read(cells, train, classes)
             if not multilabel:
-                _check_one_class(known[cells], train)
+                _check_one_class(target, train)
         except ValueError as error:
-            image = table[train.image_column].iloc[place]
+            label = ",".join(cells)
             raise UserError(
-                f"{path}, line {table.index[place] + 2}: the label {','.join(cells)!r} of "
-                f"{image} {error}."
+                f"{path}, line {line}: the label {label!r} of {image} {error}."
             ) from None
-    targets = np.array([known[cells] for cells in rows], dtype=np.float32)
-    return targets.reshape(len(rows), len(classes))
+        targets.append(target)
+    which = table.groupby(columns, sort=False).ngroup()
+    found: NDArray[np.float32] = np.array(targets, dtype=np.float32)
+    return found.reshape(-1, len(classes))[which]
 
 
 def _read_names(cells: tuple[str, ...], train: Labelled, classes: Sequence[str]) -> list[float]:

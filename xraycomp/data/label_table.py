@@ -4,7 +4,9 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from xraycomp.console.errors import UserError, listing
 from xraycomp.data.competition import Competition, Labelled
@@ -59,7 +61,7 @@ def read_label_table(competition: Competition, root: Path) -> tuple[pd.DataFrame
     rows = pd.DataFrame(
         {
             "name": table[train.image_column],
-            "label": [_label(row, classes) for row in found.tolist()],
+            "label": _texts(found, classes),
             "patient": table[competition.patient_column] if competition.patient_column else "",
             "split": splits[table.index],
         },
@@ -128,10 +130,14 @@ def _read_lists(train: Labelled, root: Path, names: pd.Series, path: Path) -> pd
     return names.map(seen).astype(object)
 
 
-def _label(target: list[float], classes: Sequence[str]) -> str:
-    """The manifest's label, as ``encode_targets`` reads it back."""
-    marked = [
-        (name if value == 1 else UNKNOWN + name, value)
-        for name, value in zip(classes, target, strict=True)
-    ]
-    return SEPARATOR.join(text for text, value in marked if value != 0)
+def _texts(targets: NDArray[np.float32], classes: Sequence[str]) -> list[str]:
+    """The manifest's label of each image, as ``encode_targets`` reads it back."""
+    marks = {1: "", -1: UNKNOWN}
+    rows = [tuple(row) for row in np.nan_to_num(targets, nan=-1).tolist()]
+    texts = {
+        row: SEPARATOR.join(
+            marks[value] + name for name, value in zip(classes, row, strict=True) if value
+        )
+        for row in set(rows)
+    }
+    return [texts[row] for row in rows]
