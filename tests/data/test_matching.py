@@ -83,6 +83,13 @@ def test_rows_in_any_order_extra_columns_and_a_row_counter(match):
     assert "Columns of P.csv left out: Unnamed: 0, epoch, fold, Mass." in found.remarks
 
 
+def test_columns_of_both_tables_that_hold_the_same_few_values_name_no_images(match):
+    ids = [f"images_001/{name}" for name in IDS]
+    found = match(predictions("pred_{}", ids, was_Mass=TARGETS[:, 1].astype(int)), FLAGS)
+    check(found)
+    assert "Images are matched by image and id." in found.remarks
+
+
 def test_names_spelt_differently(match):
     names = ("effusion", "MASS", "pleural thickening")
     check(match({"id": IDS, **dict(zip(names, PROBS.T, strict=True))}, NIH))
