@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from xraycomp.data.batches import balanced_weights, epoch_order, whole_batches
 from xraycomp.data.cache import build_cache
-from xraycomp.data.competition import load_competition
+from xraycomp.data.competition_file import load_competition
 from xraycomp.data.duplicates import find_copies
 from xraycomp.data.labels import encode_targets
 from xraycomp.data.manifest import build_manifest

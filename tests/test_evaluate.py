@@ -10,7 +10,8 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from xraycomp import evaluate
 from xraycomp.console.command import parse_flags
-from xraycomp.data.competition import Competition, Labelled, format_competition
+from xraycomp.data.competition import Competition, Labelled
+from xraycomp.data.competition_file import format_competition
 from xraycomp.data.files import write_csv, write_json, write_text
 from xraycomp.data.predictions import probability_table
 from xraycomp.model.config import TrainConfig
@@ -198,7 +199,12 @@ def test_images_of_which_nothing_is_known_are_not_judged(run, tmp_path, refused,
     table.iloc[10:][::-1].to_csv(tmp_path / "P.csv", index=False)
     flags = ["--run", str(run), "--predictions", str(tmp_path / "P.csv"), "--no-intervals"]
     report = evaluate.evaluate(
-        parse_flags(evaluate.EvaluateConfig, [*flags, "--output", str(tmp_path / "out")], prog="")
+        parse_flags(
+            evaluate.EvaluateConfig,
+            [*flags, "--output", str(tmp_path / "out")],
+            prog="",
+            help=evaluate.HELP,
+        )
     )
     targets, probs = planted(60)
     assert report["n"] == 50

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from xraycomp.data.cache import build_cache
-from xraycomp.data.competition import load_competition
+from xraycomp.data.competition_file import load_competition
 from xraycomp.data.duplicates import copy_groups, find_copies
 from xraycomp.data.findings import choose_findings
 from xraycomp.data.labels import encode_targets

@@ -43,6 +43,7 @@ from xraycomp.remote.download import download
 from xraycomp.report.metrics import PHANTOMS, epoch_scores
 from xraycomp.report.results import write_results
 from xraycomp.report.table import format_table
+from xraycomp.report.thresholds import Criterion, Thresholds
 
 log = logging.getLogger("xraycomp.train")  # run as a command, __name__ is __main__
 
@@ -272,7 +273,8 @@ def _finish(job: Job, device: torch.device) -> None:
     config, run, dataset = job.config, job.run, job.dataset
     competition = job.source.competition
     model = load_best(run).to(device).to(memory_format=torch.channels_last)
-    files, thresholds = ["config.json"], config.thresholds
+    files = ["config.json"]
+    thresholds: Thresholds | Criterion | None = config.thresholds
     for split, folder in (("val", run.path), ("test", run.path / "test")):
         if not dataset.ids(split):
             continue

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from xraycomp.console.errors import UserError
-from xraycomp.data.competition import (
+from xraycomp.data.competition_file import (
     built_in_slugs,
     format_competition,
     load_competition,

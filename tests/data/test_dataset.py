@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from xraycomp.console.errors import UserError
-from xraycomp.data.competition import load_competition
+from xraycomp.data.competition_file import load_competition
 from xraycomp.data.dataset import SKIPPED, load_dataset
 from xraycomp.data.source import Source
 

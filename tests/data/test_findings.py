@@ -6,14 +6,8 @@ import pandas as pd
 import pytest
 
 from xraycomp.console.errors import UserError
-from xraycomp.data.competition import (
-    FINDINGS_RECIPE,
-    Competition,
-    Labelled,
-    Submission,
-    format_competition,
-    parse_competition,
-)
+from xraycomp.data.competition import Competition, Labelled, Submission
+from xraycomp.data.competition_file import FINDINGS_RECIPE, format_competition, parse_competition
 from xraycomp.data.findings import choose_findings
 from xraycomp.data.manifest import build_manifest
 

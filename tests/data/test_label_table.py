@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from xraycomp.console.errors import UserError
-from xraycomp.data.competition import load_competition, parse_competition
+from xraycomp.data.competition_file import load_competition, parse_competition
 from xraycomp.data.label_table import read_label_table
 from xraycomp.data.labels import encode_targets
 from xraycomp.data.manifest import build_manifest
@@ -117,7 +117,7 @@ def test_nodule_against_no_finding_is_a_trial_with_one_label_an_image(nih, caplo
     ("changed", "said"),
     [
         ({"label_3": "Cardiomegally"}, r"line 5: the label 'Cardiomegally' of 00000003_000\.png"),
-        ({"label_3": "Mass|mass"}, r"line 5: the label 'Mass\|mass' .* not a class of nih"),
+        ({"label_3": "Mass|mass"}, r"line 5: the label 'Mass\|mass' .* not one of the classes"),
         ({"label_15": "", "label_1": "Mass"}, "no image of Hernia"),
         ({"label_9": "Mass", "label_1": "Mass"}, "no image of Pneumothorax"),
         ({"test_list.txt": "00000012_000.png"}, "4 images of .* stand neither in train_val_list"),

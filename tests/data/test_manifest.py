@@ -4,7 +4,8 @@ import pandas as pd
 import pytest
 
 from xraycomp.console.errors import UserError
-from xraycomp.data.competition import Competition, Labelled, load_competition
+from xraycomp.data.competition import Competition, Labelled
+from xraycomp.data.competition_file import load_competition
 from xraycomp.data.manifest import COLUMNS, build_manifest, find_images, list_folder
 
 
@@ -211,7 +212,7 @@ def test_a_name_in_the_table_that_fits_two_files_is_refused(tmp_path, tabled, dr
         ({"Image": [*(f"x_{n}.png" for n in range(5)), "x_0"]}, "x_0"),
         (
             {"Finding": ["covid", "tb", "normal"] * 2},
-            r"labels\.csv, line 3: the label 'tb' of x_1\.png is not a class of mine",
+            r"labels\.csv, line 3: the label 'tb' of x_1\.png is not one of the classes",
         ),
         ({"Finding": ["covid", "", "normal"] * 2}, "line 3: the label '' of"),
         ({"Finding": ["covid", "normal", "normal"] * 2}, "no image of pneumonia"),

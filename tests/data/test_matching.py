@@ -83,6 +83,13 @@ def test_rows_in_any_order_extra_columns_and_a_row_counter(match):
     assert "Columns of P.csv left out: Unnamed: 0, epoch, fold, Mass." in found.remarks
 
 
+def test_columns_of_both_tables_that_hold_the_same_few_values_name_no_images(match):
+    ids = [f"images_001/{name}" for name in IDS]
+    found = match(predictions("pred_{}", ids, was_Mass=TARGETS[:, 1].astype(int)), FLAGS)
+    check(found)
+    assert "Images are matched by image and id." in found.remarks
+
+
 def test_names_spelt_differently(match):
     names = ("effusion", "MASS", "pleural thickening")
     check(match({"id": IDS, **dict(zip(names, PROBS.T, strict=True))}, NIH))
@@ -213,13 +220,13 @@ def twice(table):
         (predictions(), NIH, {"columns": "x{}"}, "No column of .*L.csv"),
         (predictions(), NIH, {"images": ["z.png"]}, "P.csv has no row for 1 of 1 images: z"),
         (predictions(), NIH, {"classes": ("Mass", "Rib")}, "P.csv has no column for Rib"),
-        (predictions(), FLAGS, {"classes": ("Rib",)}, "L.csv has no column of 0 and 1 for Rib"),
+        (predictions(Rib=0.5), FLAGS, {"classes": ("Rib",)}, "L.csv has no column Rib"),
         (predictions(), {"id": IDS, "label": KINDS}, {}, "do not add up to 1.*--classes"),
         (
             softmax(["a", "b", "c"]),
             {"id": IDS, "label": ["a", "b", "", "a", "c", "c"]},
             {},
-            "1 images have no label in the column label",
+            "L.csv, line 4: the label '' of 00002_002.png names 0 classes",
         ),
         (softmax(["a", "b", "c"]), {"id": IDS, "label": KINDS + 1}, {}, "index 3, but there are 3"),
     ],
@@ -243,3 +250,4 @@ def test_image_key_takes_off_the_suffix_of_images_only():
     assert image_key("a/b.c/1.2.840.png") == "a/b.c/1.2.840"
     assert image_key("1.2.840", folders=False) == "1.2.840"
     assert image_key("a\\b.DCM", folders=False) == "b"
+    assert image_key("1_IM-0001-1001.dcm.png") == image_key("1_IM-0001-1001.dcm")

@@ -38,11 +38,11 @@ def test_columns_are_taken_by_name_and_others_dropped(tmp_path):
         (b"image,covid\na,0.5\n", "no column normal"),
         (b"name,covid,normal\na,0.5,0.5\n", "no column image"),
         (b"image,covid,normal\na,0,1\na,0,1\n", "1 images twice: a"),
-        (b"image,covid,normal\na,0,1\nb,-0.1,1\n", "1 rows .* the first for b"),
-        (b"image,covid,normal\na,0,1.01\n", "the first for a"),
-        (b"image,covid,normal\na,,1\n", "the first for a"),
-        (b"image,covid,normal\na,nan,1\n", "the first for a"),
-        (b"image,covid,normal\na,high,1\n", "the first for a"),
+        (b"image,covid,normal\na,0,1\nb,-0.1,1\n", r"1 rows .* covid is '-0\.1' for b"),
+        (b"image,covid,normal\na,0,1.01\n", r"normal is '1\.01' for a"),
+        (b"image,covid,normal\na,,1\n", "covid is '' for a"),
+        (b"image,covid,normal\na,nan,1\n", "covid is 'nan' for a"),
+        (b"image,covid,normal\na,high,1\n", "covid is 'high' for a"),
     ],
 )
 def test_a_wrong_table_is_refused(tmp_path, content, said):

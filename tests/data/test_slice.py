@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 
 from xraycomp.console.errors import UserError
-from xraycomp.data.competition import built_in_slugs, load_competition, parse_competition
+from xraycomp.data.competition_file import built_in_slugs, load_competition, parse_competition
 from xraycomp.data.manifest import build_manifest
-from xraycomp.data.slice import cut_slice, draw_slice
+from xraycomp.data.slice import cut_slice
+from xraycomp.data.stand_ins import draw_slice
 from xraycomp.data.submission import expected_ids
 
 TABLE = r"""

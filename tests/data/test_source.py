@@ -7,10 +7,11 @@ import zipfile
 import pytest
 
 from xraycomp.console.errors import UserError
-from xraycomp.data.competition import format_competition, load_competition, parse_competition
+from xraycomp.data.competition_file import format_competition, load_competition, parse_competition
 from xraycomp.data.dataset import load_dataset
+from xraycomp.data.inferred import infer_competition
 from xraycomp.data.manifest import build_manifest
-from xraycomp.data.source import choose_competition, infer_competition, open_source
+from xraycomp.data.source import choose_competition, open_source
 
 
 def pack(folder, archive):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from xraycomp.console.errors import UserError
-from xraycomp.data.competition import load_competition
+from xraycomp.data.competition_file import load_competition
 from xraycomp.model.checkpoint import load_best, read_checkpoint, save_best, save_checkpoint
 from xraycomp.model.config import TrainConfig
 from xraycomp.model.run import RunFolder

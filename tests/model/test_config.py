@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from xraycomp.console.errors import UserError
-from xraycomp.data.competition import built_in_slugs, load_competition
+from xraycomp.data.competition_file import built_in_slugs, load_competition
 from xraycomp.model.config import TrainConfig
 
 

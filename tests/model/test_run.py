@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from xraycomp.console.errors import UserError
-from xraycomp.data.competition import load_competition
+from xraycomp.data.competition_file import load_competition
 from xraycomp.model.config import TrainConfig
 from xraycomp.model.environment import describe_environment
 from xraycomp.model.run import RunFolder, check_free, default_name

@@ -15,8 +15,8 @@ from PIL import Image
 
 import xraycomp
 from xraycomp.console.errors import UserError
-from xraycomp.data.competition import load_competition
-from xraycomp.data.slice import draw_slice
+from xraycomp.data.competition_file import load_competition
+from xraycomp.data.stand_ins import draw_slice
 from xraycomp.remote.bundle import build
 from xraycomp.remote.rehearsal import rehearse
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from xraycomp.console.errors import UserError
-from xraycomp.data.competition import load_competition
-from xraycomp.data.slice import draw_slice
+from xraycomp.data.competition_file import load_competition
+from xraycomp.data.stand_ins import draw_slice
 from xraycomp.model.config import TrainConfig
 from xraycomp.remote.session import (
     check_gpu,

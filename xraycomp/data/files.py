@@ -5,13 +5,13 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from xraycomp.console.errors import UserError
+from xraycomp.console.errors import UserError, listing
 
 
 @contextlib.contextmanager
@@ -83,3 +83,12 @@ def read_table(path: Path) -> pd.DataFrame:
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{path} is not a readable CSV table: {reason}.") from error
+
+
+def check_columns(table: pd.DataFrame, path: Path, needed: Iterable[str]) -> None:
+    """Raise ``UserError`` where ``table``, read from ``path``, lacks one of these columns."""
+    if missing := [name for name in needed if name not in table.columns]:
+        raise UserError(
+            f"{path} has no column {listing(missing)} (columns: "
+            f"{listing(list(table.columns), 12)})."
+        )

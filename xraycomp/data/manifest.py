@@ -8,12 +8,12 @@ import pandas as pd
 
 from xraycomp.console.errors import UserError, listing
 from xraycomp.data.competition import Competition
+from xraycomp.data.image_ids import IMAGE_SUFFIXES, image_key, rows_by_key
 from xraycomp.data.label_table import read_label_table
 from xraycomp.data.labels import UNKNOWN
 
 log = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
 COLUMNS = ["image", "path", "label", "patient", "split"]
 
 
@@ -177,26 +177,18 @@ def _from_table(competition: Competition, root: Path) -> pd.DataFrame:
 
 def _find_rows(names: pd.Series, rows: pd.DataFrame, table: str, folder: Path) -> list[int]:
     """The row of each image that the table names by its path or its name, suffixed or not."""
-    found = names_of_images(rows)
-    if lost := [name for name in names if name not in found]:
+    by_key = rows_by_key(rows["image"])
+    found = {name: by_key.get(image_key(name), set()) for name in names}
+    if lost := [name for name, fitting in found.items() if not fitting]:
         raise UserError(
             f"{len(lost):,} images of {table} have no file in {folder}: {listing(lost)}."
         )
-    if several := [name for name in names if len(found[name]) > 1]:
+    if several := [name for name, fitting in found.items() if len(fitting) > 1]:
         raise UserError(
             f"{len(several):,} images of {table} fit more than one file in {folder}: "
             f"{listing(several)}. Name them by their path below that folder."
         )
     return [min(found[name]) for name in names]
-
-
-def names_of_images(manifest: pd.DataFrame) -> dict[str, set[int]]:
-    """What a table may call each image (path or name, with or without suffix) -> its rows."""
-    found: dict[str, set[int]] = {}
-    for row, (image, path) in enumerate(zip(manifest["image"], manifest["path"], strict=True)):
-        for name in (image, image + Path(path).suffix, Path(path).name, Path(path).stem):
-            found.setdefault(name, set()).add(row)
-    return found
 
 
 def _match_patients(paths: pd.Series, competition: Competition) -> list[str]:

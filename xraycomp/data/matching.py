@@ -1,7 +1,7 @@
 """A probability table and a label table, whoever made them, brought to the same images."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,25 +9,20 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from xraycomp.console.errors import UserError, listing
-from xraycomp.data.files import read_table
-from xraycomp.data.image_ids import listed_images, match_ids
-from xraycomp.data.truth import (
+from xraycomp.data.class_columns import (
     SUM_TOLERANCE,
-    Affix,
-    affixes,
-    count_fits,
-    flag_targets,
-    index_column,
-    index_targets,
-    is_flags,
+    complete_sum,
+    find_columns,
+    find_indices,
+    find_labels,
     is_indices,
-    is_several,
-    label_column,
-    name_targets,
     names_in,
-    sum_to_one,
-    unit_columns,
 )
+from xraycomp.data.competition import Labelled
+from xraycomp.data.files import check_columns
+from xraycomp.data.id_columns import Table, listed_images, read_tables
+from xraycomp.data.label_cells import read_targets
+from xraycomp.data.predictions import check_probabilities
 
 
 @dataclass(frozen=True)
@@ -81,159 +76,116 @@ def match_tables(
     Raises ``UserError`` for tables that cannot be read, columns that cannot be told, images that
     are named twice or lack a row in either table, and values that are no probabilities.
     """
-    scores, truth = _read(predictions, "prediction"), _read(labels, "label")
-    score_ids, truth_ids = match_ids(
-        scores, truth, predictions, labels, reading.prediction_id, reading.label_id
-    )
-    for path, ids in ((predictions, score_ids), (labels, truth_ids)):
-        if len(repeated := ids[ids.duplicated()]):
+    scores, truth = read_tables(predictions, labels, reading.prediction_id, reading.label_id)
+    wanted = listed_images(image_list, scores.keys) if image_list else list(scores.keys)
+    for table in (scores, truth):
+        if missing := sorted(set(wanted) - set(table.keys)):
             raise UserError(
-                f"{path} holds {len(repeated):,} images twice in the column {ids.name}: "
-                f"{listing(list(repeated))}. Leave one row an image."
-            )
-    wanted = list(score_ids) if image_list is None else listed_images(image_list, score_ids)
-    for path, ids in ((predictions, score_ids), (labels, truth_ids)):
-        if missing := sorted(set(wanted) - set(ids)):
-            raise UserError(
-                f"{path} has no row for {len(missing):,} of {len(wanted):,} images: "
+                f"{table.path} has no row for {len(missing):,} of {len(wanted):,} images: "
                 f"{listing(missing)}. Add them, or name the images to judge with --image-list."
             )
-    remarks = [f"Images are matched by {score_ids.name} and {truth_ids.name}."]
-    if rest := len(truth) - len(wanted):
-        remarks.append(f"{rest:,} labelled images are not judged.")
-    rows = pd.Index(truth_ids).get_indexer(pd.Index(wanted))
-    scores = scores.iloc[pd.Index(score_ids).get_indexer(pd.Index(wanted))]
-    columns = [name for name in scores.columns if name != score_ids.name]
-    chosen, targets, said = _targets(
-        truth.drop(columns=str(truth_ids.name)), rows, scores[columns], predictions, labels, reading
+    score_rows, truth_rows = (
+        pd.Index(table.keys).get_indexer(pd.Index(wanted)) for table in (scores, truth)
     )
-    if ignored := [name for name in columns if name not in set(chosen.values())]:
+    judged = replace(scores, rows=scores.rows.iloc[score_rows].drop(columns=str(scores.keys.name)))
+    chosen, targets, said = _read_labels(judged, truth, truth_rows, reading)
+    remarks = [f"Images are matched by {scores.keys.name} and {truth.keys.name}."]
+    if rest := len(truth.rows) - len(wanted):
+        remarks.append(f"{rest:,} labelled images are not judged.")
+    if ignored := [name for name in judged.rows.columns if name not in set(chosen.values())]:
         remarks.append(f"Columns of {predictions.name} left out: {listing(ignored, 20)}.")
-    probs = _probabilities(scores, chosen, predictions, score_ids)
+    probs = check_probabilities(judged.rows, list(chosen.values()), predictions, scores.keys)
     return Matched(tuple(chosen), targets, probs, (*remarks, said))
 
 
-def _read(path: Path, kind: str) -> pd.DataFrame:
-    if not path.is_file():
-        raise UserError(f"There is no {kind} table {path}. Check the path.")
-    table = read_table(path)
-    if table.empty:
-        raise UserError(f"The {kind} table {path} has no rows.")
-    return table
-
-
-def _targets(
-    truth: pd.DataFrame,
-    rows: NDArray[np.intp],
-    scores: pd.DataFrame,
-    predictions: Path,
-    labels: Path,
-    reading: Reading,
+def _read_labels(
+    scores: Table, truth: Table, places: NDArray[np.intp], reading: Reading
 ) -> tuple[dict[str, str], NDArray[np.float32], str]:
     """Class -> column of its probability, the targets, and what the labels were taken for.
 
-    All of ``truth`` says which classes there are; the targets are those of its ``rows``.
+    All of ``truth`` says which classes there are; the targets are of its rows at ``places``.
     """
-    given = Affix.of(reading.columns) if reading.columns else None
-    flags = [name for name in truth.columns if is_flags(truth[name])]
-    if not reading.label_column and count_fits(flags, scores.columns, given):
-        names = reading.classes or flags
-        if absent := [name for name in names if name not in flags]:
-            raise UserError(f"{labels} has no column of 0 and 1 for {listing(absent)}.")
-        chosen = _columns_of(names, scores, predictions, reading)
-        said = f"Labels are the columns of 0 and 1 in {labels.name}."
-        return chosen, flag_targets(truth.iloc[rows], list(chosen)), said
-
-    column = reading.label_column or label_column(truth, scores.columns, reading.separator, given)
-    if column is not None and column not in truth.columns:
-        raise UserError(
-            f"{labels} has no column {column} (columns: {listing(list(truth.columns), 12)})."
-        )
-    names = names_in(truth[column], reading.separator) if column else []
-    if column and count_fits(names, scores.columns, given):
-        chosen = _columns_of(names, scores, predictions, reading)
-        several = is_several(truth[column], reading.separator, reading.none)
-        targets = name_targets(
-            truth[column].iloc[rows], list(chosen), reading.separator, reading.none, several
-        )
-        if not reading.classes and (targets.sum(axis=1) == 1).all():
-            # A class that no image has may be missing among the names, but not in the sum.
-            others = [name for name in unit_columns(scores) if name not in set(chosen.values())]
-            if sum_to_one(scores, [*chosen.values(), *others]):
-                chosen |= {name: name for name in others}
-                targets = np.pad(targets, ((0, 0), (0, len(others))))
-        return chosen, targets, f"Labels are the names in the column {column}."
-
-    column = column or index_column(truth)
-    if column is None or not is_indices(truth[column]):
-        raise UserError(
-            f"No column of {labels} ({listing(list(truth.columns), 12)}) holds labels that fit the "
-            f"columns of {predictions} ({listing(list(scores.columns), 12)}). Name it with "
-            "--label-column, and say with --columns 'pred_{}' how the columns of probabilities are "
-            "called."
-        )
-    chosen = {name: name for name in unit_columns(scores)}
-    if reading.classes:
-        chosen = _columns_of(reading.classes, scores, predictions, reading)
-    elif not sum_to_one(scores, list(chosen)):
-        raise UserError(
-            f"The column {column} of {labels} holds class indices, but the columns of "
-            f"{predictions} that may be meant ({listing(list(chosen), 12)}) do not add up to 1. "
-            "Name the classes in their order with --classes."
-        )
-    said = ", ".join(f"{index} {name}" for index, name in enumerate(chosen))
-    targets = index_targets(truth[column].iloc[rows], len(chosen))
-    return chosen, targets, f"Labels are indices in the column {column}: {said}."
+    column, pattern, image = reading.label_column, reading.columns, str(truth.keys.name)
+    others = truth.rows.drop(columns=image)
+    if column:
+        check_columns(truth.rows, truth.path, [column])
+        names = names_in(truth.rows[column], reading.separator)
+    else:
+        column, names = find_labels(others, scores.rows, reading.separator, pattern)
+    rows = truth.rows.iloc[places]
+    if not find_columns(names, scores.rows, pattern)[0]:
+        column = reading.label_column or find_indices(others)
+        chosen, called = _choose_by_index(column, scores, truth, reading)
+        train = Labelled("", "", image, column, names=called)
+        targets = read_targets(rows, truth.path, train, list(chosen), multilabel=False)
+        said = ", ".join(f"{index} {name}" for index, name in enumerate(chosen))
+        return chosen, targets, f"Labels are indices in the column {column}: {said}."
+    chosen = _choose(names, scores, reading)
+    if not column:
+        check_columns(truth.rows, truth.path, chosen)
+        train = Labelled("", "", image)
+        targets = read_targets(rows, truth.path, train, list(chosen), multilabel=True)
+        return chosen, targets, f"Labels are the columns of 0 and 1 in {truth.path.name}."
+    cells, none = truth.rows[column], reading.none
+    several = bool(
+        cells.str.contains(reading.separator, regex=False).any() or (cells == none).any()
+    )
+    if not several and not reading.classes:
+        # A class that no image has may be missing among the names, but not in the sum.
+        chosen = complete_sum(chosen, scores.rows)
+    train = Labelled("", "", image, column, reading.separator, none)
+    every = list(dict.fromkeys([*chosen, *names]))
+    targets = read_targets(rows, truth.path, train, every, multilabel=several)
+    return chosen, targets[:, : len(chosen)], f"Labels are the names in the column {column}."
 
 
-def _columns_of(
-    names: Sequence[str], scores: pd.DataFrame, predictions: Path, reading: Reading
-) -> dict[str, str]:
+def _choose(names: Sequence[str], scores: Table, reading: Reading) -> dict[str, str]:
     """Class -> column of its probability, in the order of the columns or of ``--classes``."""
-    columns = list(scores.columns)
-    wanted = list(reading.classes or names)
-    affix = Affix.of(reading.columns) if reading.columns else _affix(wanted, scores, predictions)
-    chosen = affix.columns(wanted, columns)
+    columns, wanted = list(scores.rows.columns), reading.classes or names
+    fitting = find_columns(wanted, scores.rows, reading.columns)
+    if len(fitting) > 1:
+        name = next(iter(fitting[0]))
+        several = sorted(found[name] for found in fitting if name in found)
+        raise UserError(
+            f"{scores.path} has several columns for {name}: {listing(several)}. Say which "
+            "with --columns, as in --columns 'pred_{}'."
+        )
+    chosen = fitting[0]
     if absent := [name for name in wanted if name not in chosen and name != reading.none]:
         raise UserError(
-            f"{predictions} has no column for {listing(absent, 20)} (columns: "
+            f"{scores.path} has no column for {listing(absent, 20)} (columns: "
             f"{listing(columns, 20)}). Say with --columns 'pred_{{}}' how they are called, or name "
             "the classes to judge with --classes."
         )
-    if reading.classes:
-        return chosen
-    return dict(sorted(chosen.items(), key=lambda pair: columns.index(pair[1])))
+    order = (
+        wanted if reading.classes else sorted(chosen, key=lambda name: columns.index(chosen[name]))
+    )
+    return {name: chosen[name] for name in order if name in chosen}
 
 
-def _affix(names: Sequence[str], scores: pd.DataFrame, predictions: Path) -> Affix:
-    """The affix that finds the most classes; columns of probabilities before those of 0 and 1."""
-    merits = {}
-    for affix, count in affixes(names, scores.columns).items():
-        found = affix.columns(names, scores.columns)
-        merits[affix] = (count, sum(not is_flags(scores[column]) for column in found.values()))
-    best = [affix for affix, merit in merits.items() if merit == max(merits.values())]
-    if len(best) > 1:
-        name = next(name for name in names if best[0].columns([name], scores.columns))
-        several = [affix.columns([name], scores.columns).get(name, "") for affix in best]
+def _choose_by_index(
+    column: str, scores: Table, truth: Table, reading: Reading
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Class -> column of its probability, and what the label ``column`` calls each class."""
+    if not column or not is_indices(truth.rows[column]):
         raise UserError(
-            f"{predictions} has several columns for {name}: {listing(sorted(several))}. Say which "
-            "with --columns, as in --columns 'pred_{}'."
+            f"No column of {truth.path} ({listing(list(truth.rows.columns), 12)}) holds labels "
+            f"that fit the columns of {scores.path} ({listing(list(scores.rows.columns), 12)}). "
+            "Name it with --label-column, and say with --columns 'pred_{}' how the columns of "
+            "probabilities are called."
         )
-    return best[0] if best else Affix("", "")
-
-
-def _probabilities(
-    scores: pd.DataFrame, chosen: dict[str, str], path: Path, ids: pd.Series
-) -> NDArray[np.float64]:
-    numbers = scores[list(chosen.values())].apply(pd.to_numeric, errors="coerce")
-    wrong = ~((numbers >= 0) & (numbers <= 1))
-    if wrong.any(axis=None):
-        row = int(wrong.any(axis=1).to_numpy().argmax())
-        column = str(wrong.columns[int(wrong.iloc[row].to_numpy().argmax())])
+    chosen = _choose((), scores, reading) if reading.classes else complete_sum({}, scores.rows)
+    if not chosen:
         raise UserError(
-            f"{path} holds {int(wrong.any(axis=1).sum()):,} rows whose values are not "
-            f"probabilities in 0..1; {column} is {scores[column].iloc[row]!r} for "
-            f"{ids[scores.index[row]]}."
+            f"The column {column} of {truth.path} holds class indices, but the columns of "
+            f"{scores.path} ({listing(list(scores.rows.columns), 12)}) that are numbers in 0..1 "
+            "do not add up to 1. Name the classes in their order with --classes."
         )
-    probs: NDArray[np.float64] = numbers.to_numpy(dtype=np.float64)
-    return probs
+    indices = {cell: int(cell) for cell in truth.rows[column].unique()}
+    if (highest := max(indices.values())) >= len(chosen):
+        raise UserError(
+            f"The column {column} of {truth.path} holds the class index {highest}, but there are "
+            f"{len(chosen)} columns of probabilities (0 to {len(chosen) - 1})."
+        )
+    names = list(chosen)
+    return chosen, {cell: names[index] for cell, index in indices.items()}

@@ -8,20 +8,21 @@ before it: the files are the same bytes in any order, in any number of processes
 ``thorax`` draws the healthy chest and states the coordinates and densities used here.
 """
 
-import csv
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 from tqdm import tqdm
 
+from xraycomp.data.files import write_csv, write_text
 from xraycomp.data.thorax import Plane, Thorax, draw_thorax, either_side, inside, plane, turned
 
 Box = tuple[int, int, int, int]
@@ -87,18 +88,13 @@ def draw_competition(
         for name, film, box in zip(names, train, boxes[:n_train], strict=True)
         if box is not None
     ]
-    header = ("image", "finding", "x", "y", "width", "height")
-    write_csv(destination / "lesions.csv", header, sorted(lesions))
-    guesses = [(f"test_{index}", CLASSES.index("normal")) for index in range(n_test)]
-    write_csv(destination / "sample_submission.csv", ("name", "target"), guesses)
+    header = ["image", "finding", "x", "y", "width", "height"]
+    write_csv(destination / "lesions.csv", pd.DataFrame(sorted(lesions), columns=header))
+    tests = [f"test_{index}" for index in range(n_test)]
+    guesses = pd.DataFrame({"name": tests, "target": CLASSES.index("normal")})
+    write_csv(destination / "sample_submission.csv", guesses)
     text = README.format(classes=", ".join(f"{name} {i}" for i, name in enumerate(CLASSES)))
-    (destination / "README.txt").write_text(text, encoding="utf-8", newline="\n")
-
-
-def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[str | int]]) -> None:
-    """Write a table; the line ends are fixed, so that the bytes are the same on every system."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([header, *rows])
+    write_text(destination / "README.txt", text)
 
 
 def plan_films(split: str, n_films: int, order: Generator) -> list[Film]:

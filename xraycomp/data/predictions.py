@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from xraycomp.console.errors import UserError, listing
-from xraycomp.data.files import read_table
+from xraycomp.data.files import check_columns, read_table
 from xraycomp.data.labels import encode_targets
 
 ID = "image"
@@ -34,21 +34,32 @@ def read_predictions(path: Path, classes: tuple[str, ...]) -> pd.DataFrame:
     if not path.is_file():
         raise UserError(f"There is no prediction table {path}. Check the path.")
     table = read_table(path)
-    if missing := [name for name in (ID, *classes) if name not in table.columns]:
-        raise UserError(f"{path} has no column {listing(missing)}.")
+    check_columns(table, path, [ID, *classes])
     repeated = table[ID][table[ID].duplicated()]
     if len(repeated):
         raise UserError(f"{path} holds {len(repeated):,} images twice: {listing(list(repeated))}.")
-    columns = list(classes)
-    probs: pd.DataFrame = table[columns].apply(pd.to_numeric, errors="coerce")
-    wrong = ~((probs >= 0) & (probs <= 1)).all(axis=1)
+    probs = check_probabilities(table, list(classes), path, table[ID])
+    return probability_table(list(table[ID]), probs, classes)
+
+
+def check_probabilities(
+    table: pd.DataFrame, columns: list[str], path: Path, images: pd.Series
+) -> NDArray[np.float64]:
+    """Columns of text as numbers of shape (n_rows, n_columns).
+
+    Raises ``UserError`` for values that are no number in 0..1; ``images`` says whose they are.
+    """
+    found = table[columns].apply(pd.to_numeric, errors="coerce")
+    numbers: NDArray[np.float64] = found.to_numpy(dtype=np.float64)
+    wrong = ~((numbers >= 0) & (numbers <= 1))
     if wrong.any():
+        row, column = np.argwhere(wrong)[0]
         raise UserError(
-            f"{path} holds {int(wrong.sum()):,} rows whose values are not probabilities in 0..1, "
-            f"the first for {table[ID][wrong].iloc[0]}."
+            f"{path} holds {wrong.any(axis=1).sum():,} rows whose values are not probabilities in "
+            f"0..1; {columns[column]} is {table[columns[column]].iloc[row]!r} for "
+            f"{images[table.index[row]]}."
         )
-    probs.insert(0, ID, table[ID])
-    return probs
+    return numbers
 
 
 def labelled_rows(

@@ -47,7 +47,7 @@ def build_submission(
     """
     submission = _submission(competition)
     by_image = predictions.set_index(ID)
-    keys = [str(Path(name).with_suffix("")) if submission.suffix else name for name in ids]
+    keys = submission.images_of(ids)
     if missing := [key for key in keys if key not in by_image.index]:
         raise UserError(
             f"The predictions lack {len(missing):,} of {len(ids):,} test images: "

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args, get_origin
 
 from xraycomp.console.errors import UserError
-from xraycomp.data.competition import load_competition
+from xraycomp.data.competition_file import load_competition
 from xraycomp.data.split import SplitPlan
 from xraycomp.model.stages import ALL, Stage, parse_stages
 

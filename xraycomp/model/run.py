@@ -17,7 +17,8 @@ from typing import Any
 import pandas as pd
 
 from xraycomp.console.errors import UserError
-from xraycomp.data.competition import Competition, format_competition, parse_competition
+from xraycomp.data.competition import Competition
+from xraycomp.data.competition_file import format_competition, parse_competition
 from xraycomp.data.files import atomic_folder, read_table, write_csv, write_json, write_text
 from xraycomp.data.predictions import read_predictions
 from xraycomp.model.config import TrainConfig

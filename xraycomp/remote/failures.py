@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Literal
 
-from xraycomp.data.competition import built_in_slugs
+from xraycomp.data.competition_file import built_in_slugs
 from xraycomp.remote.credentials import Credential, find_credentials, redact
 
 BUSY = {429, 500, 502, 503, 504}

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path, PurePosixPath
 
 from xraycomp.console.errors import UserError, listing
-from xraycomp.data.competition import built_in_slugs
+from xraycomp.data.competition_file import built_in_slugs
 from xraycomp.data.files import atomic_folder, write_json, write_text
 from xraycomp.remote.client import Kaggle
 from xraycomp.remote.failures import Subject

@@ -8,14 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from xraycomp.console.errors import UserError, listing
-from xraycomp.data.competition import (
-    Competition,
-    built_in_slugs,
-    load_competition,
-    parse_competition,
-)
-from xraycomp.data.slice import cut_slice, draw_slice
+from xraycomp.data.competition import Competition
+from xraycomp.data.competition_file import built_in_slugs, load_competition, parse_competition
+from xraycomp.data.slice import cut_slice
 from xraycomp.data.source import DEFAULT_DRAWN, has_files, open_source
+from xraycomp.data.stand_ins import draw_slice
 from xraycomp.data.submission import check_submission, expected_ids
 from xraycomp.remote.bundle import Bundle
 from xraycomp.remote.metadata import unversioned

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from xraycomp.console.command import run_command
 from xraycomp.console.errors import UserError
-from xraycomp.data.competition import load_competition
+from xraycomp.data.competition_file import load_competition
 from xraycomp.model.config import TrainConfig
 from xraycomp.model.run import RunFolder
 from xraycomp.remote.mounts import find_data, find_file, find_run, is_attached

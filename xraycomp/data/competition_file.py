@@ -1,0 +1,175 @@
+"""A competition as a TOML file: read, and written back."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from xraycomp.console.errors import UserError, listing
+from xraycomp.data.competition import (
+    COLUMN_CONTENTS,
+    METRICS,
+    PROBABILITY,
+    SOURCES,
+    TASKS,
+    Competition,
+    Labelled,
+    Submission,
+)
+from xraycomp.data.competition_checks import check_competition
+from xraycomp.data.toml import Reader, format_section, format_value
+
+BUILT_IN = Path(__file__).parent / "competitions"
+FINDINGS_RECIPE = {"monitor": "val_auroc", "label_smoothing": 0.0}
+"""What a multilabel competition starts from where its own recipe says nothing else: F1 at 0.5 is 0
+for rare findings, and smoothing raises every probability far above their share."""
+
+
+def built_in_slugs() -> list[str]:
+    """The slugs of the competitions that come with the kit."""
+    return sorted(path.stem for path in BUILT_IN.glob("*.toml"))
+
+
+def load_competition(name: str) -> Competition:
+    """Load a built-in competition by its slug, or any competition by the path of its TOML file.
+
+    Raises ``UserError`` for an unknown slug, a missing file and everything that
+    ``parse_competition`` refuses.
+    """
+    path = Path(name) if name.endswith(".toml") else BUILT_IN / f"{name}.toml"
+    if not path.is_file():
+        if name.endswith(".toml"):
+            raise UserError(f"There is no competition file {path}. Check the path.")
+        close = get_close_matches(name, built_in_slugs(), n=1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        raise UserError(
+            f"There is no built-in competition {name!r} (built in: {listing(built_in_slugs())})."
+            f"{hint} For one of your own give the path of its TOML file."
+        )
+    try:
+        return parse_competition(path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text ({error.reason}).") from error
+
+
+def parse_competition(text: str, where: str) -> Competition:
+    """Read and validate a competition's TOML ``text``; ``where`` names it in errors.
+
+    Raises ``UserError`` for TOML that does not parse, unknown and missing keys, values of a wrong
+    type or outside their list, and columns or classes that contradict each other.
+    """
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{where} is not valid TOML: {error}.") from error
+    reader = Reader(where)
+    reader.check_keys(
+        table,
+        "",
+        required={"slug", "source", "task", "classes", "metric", "train"},
+        optional={
+            *("title", "dataset", "normal", "positive"),
+            *("test", "patient", "submission", "recipe"),
+        },
+    )
+    classes = reader.texts(table, "classes")
+    train = reader.table(table, "train")
+    keys = {item.name for item in fields(Labelled)}
+    required = {"images", "labels"}
+    reader.check_keys(train, "train.", required=required, optional=keys - required)
+    test = reader.table(table, "test")
+    reader.check_keys(test, "test.", required={"images"} if test else set(), optional=set())
+    for key, section in (("train", train), ("test", test)):
+        if section.get("images") == "":
+            raise reader.error(f"{key}.images is empty; it must name a folder (. is the root)")
+    patient = reader.table(table, "patient")
+    reader.check_keys(patient, "patient.", required=set(), optional={"column", "pattern"})
+    competition = Competition(
+        slug=reader.text(table, "slug"),
+        title=reader.text(table, "title") or reader.text(table, "slug"),
+        source=reader.choice(table, "source", SOURCES),
+        task=reader.choice(table, "task", TASKS),
+        classes=classes,
+        dataset=reader.text(table, "dataset"),
+        normal=reader.choice(table, "normal", classes, default=""),
+        metric=reader.choice(table, "metric", METRICS),
+        positive=reader.choice(table, "positive", classes, default=""),
+        train=_read_train(reader, train, classes),
+        test=reader.text(test, "images"),
+        patient_column=reader.text(patient, "column"),
+        patient_pattern=reader.text(patient, "pattern"),
+        submission=_read_submission(reader, table, classes),
+        recipe=reader.table(table, "recipe"),
+    )
+    if competition.multilabel:
+        competition = replace(competition, recipe={**FINDINGS_RECIPE, **competition.recipe})
+    check_competition(competition, where)
+    return competition
+
+
+def _read_train(reader: Reader, table: dict[str, Any], classes: tuple[str, ...]) -> Labelled:
+    where = reader.table(table, "where")
+    names = reader.table(table, "names")
+    if "others" in table:
+        reader.choice(table, "others", ("ignore",))
+    return Labelled(
+        **{key: reader.text(table, key) for key in table if key not in ("where", "names")},
+        where={
+            column: (text,) if isinstance(text, str) else reader.texts(where, column)
+            for column, text in where.items()
+        },
+        names={name: reader.choice(names, name, classes) for name in names},
+    )
+
+
+def _read_submission(
+    reader: Reader, table: dict[str, Any], classes: tuple[str, ...]
+) -> Submission | None:
+    if "submission" not in table:
+        return None
+    section = reader.table(table, "submission")
+    reader.check_keys(section, "submission.", required={"columns"}, optional={"sample", "suffix"})
+    columns = reader.table(section, "columns")
+    allowed = (*COLUMN_CONTENTS, *(PROBABILITY + name for name in classes))
+    for name in columns:
+        reader.choice(columns, name, allowed)
+    if list(columns.values()).count("id") != 1 or len(columns) < 2:
+        raise reader.error('submission.columns needs one column = "id" and one with a prediction')
+    suffix = section.get("suffix", False)
+    if not isinstance(suffix, bool):
+        raise reader.error("submission.suffix must be true or false")
+    return Submission(columns=columns, sample=reader.text(section, "sample"), suffix=suffix)
+
+
+def format_competition(competition: Competition) -> str:
+    """The competition as TOML text; ``parse_competition`` reads it back to an equal object."""
+    top = ("slug", "title", "source", "dataset", "task", "classes", "normal", "metric", "positive")
+    lines = [
+        f"{key} = {format_value(getattr(competition, key))}"
+        for key in top
+        if getattr(competition, key)
+    ]
+    train = {key: value for key, value in vars(competition.train).items() if value}
+    where, names = train.pop("where", {}), train.pop("names", {})
+    sections: dict[str, Mapping[str, Any]] = {
+        "train": train,
+        "train.where": where,
+        "train.names": names,
+        "test": {"images": competition.test},
+        "patient": {
+            "column": competition.patient_column,
+            "pattern": competition.patient_pattern,
+        },
+        "recipe": competition.recipe,
+    }
+    if competition.submission:
+        sections["submission"] = {
+            "sample": competition.submission.sample,
+            "suffix": competition.submission.suffix,
+        }
+        sections["submission.columns"] = competition.submission.columns
+    for name, section in sections.items():
+        lines += format_section(name, section)
+    return "\n".join(lines) + "\n"
