@@ -189,6 +189,26 @@ def test_a_head_that_is_not_linear_is_not_replaced():
         network("squeezenet1_1", hidden=(8,))
 
 
+def test_a_new_head_has_batch_norm_relu_and_one_dropout():
+    model = network("resnet18", pool="avg", hidden=(16, 8))
+    assert all(module.training for module in model.modules())
+    found = model.body.get_submodule(model.parts.head)
+    wanted = nn.Sequential(
+        *(nn.Linear(512, 16, bias=False), nn.BatchNorm1d(16), nn.ReLU()),
+        *(nn.Linear(16, 8, bias=False), nn.BatchNorm1d(8), nn.ReLU()),
+        *(nn.Dropout(0.25), nn.Linear(8, 3)),
+    )
+    for own, other in zip(wanted.parameters(), found.parameters(), strict=True):
+        own.data.copy_(other.data)
+    codes = torch.randn(64, 512, generator=torch.Generator().manual_seed(2))
+    for training in (True, False):  # the second time with the statistics of the first
+        logits = []
+        for head in (wanted.train(training), found.train(training)):
+            torch.manual_seed(3)  # of the dropout
+            logits.append(head(codes))
+        assert torch.equal(*logits)
+
+
 @pytest.mark.parametrize("arch", ["resnet18", "mobilenet_v3_small", "timm:mobilenetv1_100"])
 def test_pretrained_weights_go_below_a_new_pooling_and_head(arch, tmp_path):
     file = tmp_path / "plain.pt"
