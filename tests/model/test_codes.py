@@ -132,11 +132,11 @@ def test_augmented_passes_are_mirrored_for_about_a_half(model, films, plain_conf
 
 
 def test_each_image_of_each_augmented_pass_is_drawn_anew(model, make_set, plain_config):
-    films = make_set([np.full((18, 18), 128, dtype=np.uint8)] * 40, np.arange(40) % 3, 18)
+    films = make_set([np.full((18, 18), 128, dtype=np.uint8)] * 64, np.arange(64) % 3, 18)
     config = plain_config(codes_passes=2, brightness=0.4, batch_size=32)
     plain, *passes = build_codes(model, films.cache, films.rows, config, CPU).codes
-    np.testing.assert_allclose(plain, plain[:1].repeat(40, axis=0), atol=1e-4)
-    assert len(np.unique(np.concatenate(passes).round(4), axis=0)) == 80
+    np.testing.assert_allclose(plain, plain[:1].repeat(64, axis=0), atol=1e-4)
+    assert len(np.unique(np.concatenate(passes).round(4), axis=0)) == 128
 
 
 def test_sets_of_codes_keep_each_image_s_label(model, films, toy, plain_config):
