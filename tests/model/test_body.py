@@ -229,3 +229,15 @@ def test_pretrained_weights_go_below_a_new_pooling_and_head(arch, tmp_path):
     torch.save({"model": model.state_dict(), "mean": model.mean, "std": model.std}, saved)
     again = create_model(arch, 5, str(saved), pool="attention", hidden=(16, 8))
     assert all(torch.equal(v, again.state_dict()[k]) for k, v in model.state_dict().items())
+
+
+def test_a_head_of_another_number_of_classes_is_new_with_all_its_layers(tmp_path):
+    old = network("timm:test_resnet", hidden=(8,))
+    torch.save(old.body.state_dict(), tmp_path / "old.pt")
+    new = create_model("timm:test_resnet", 5, str(tmp_path / "old.pt"), hidden=(8,))
+    head = f"{new.parts.head}."
+    for name, value in new.body.state_dict().items():
+        if not name.startswith(head):
+            assert torch.equal(value, old.body.state_dict()[name])
+    first = f"{head}0.weight"
+    assert not torch.equal(new.body.state_dict()[first], old.body.state_dict()[first])
