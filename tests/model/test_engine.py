@@ -324,8 +324,8 @@ def images_shown(state):
     """A list that gets each batch of images that the network is trained on."""
     seen = []
 
-    def look(model, args):
-        if model.training:
+    def look(_, args):
+        if torch.is_grad_enabled():  # else it is judged
             seen.append(args[0].clone())
 
     state.model.register_forward_pre_hook(look)
