@@ -57,6 +57,17 @@ def test_overwriting_clears_the_folder_when_the_new_run_begins_and_nothing_besid
     assert (tmp_path / "other" / "metrics.csv").read_text() == "old"
 
 
+def test_a_setup_that_breaks_off_is_no_run(run, monkeypatch):
+    def full(*args, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pd.DataFrame, "to_csv", full)
+    with pytest.raises(OSError, match="No space left"):
+        set_up(run)
+    with pytest.raises(UserError, match="is not a run folder"):
+        RunFolder.open(run.path)
+
+
 def test_an_empty_or_a_new_folder_is_taken(tmp_path):
     (tmp_path / "empty").mkdir()
     assert RunFolder.create(tmp_path / "empty").path.is_dir()
@@ -100,6 +111,7 @@ def test_epochs_are_rows_and_a_repeated_epoch_replaces_those_after_it(run):
     assert after[:2] == before[:2]  # not a digit of what stays is changed
     assert len(after) == 3
     assert list(run.epochs()["train_loss"].round(3)) == [0.333, 0.25]
+    assert list(run.epochs()["lr"]) == [1e-7, 0.1]  # a small rate is not rounded to 0
 
 
 def test_the_log_goes_to_the_run_until_its_handler_is_removed(run):
