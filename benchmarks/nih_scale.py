@@ -91,11 +91,9 @@ def measure(root: Path, size: int) -> dict[str, dict[str, float]]:
     for plan in (SplitPlan("official"), SplitPlan("chexnet")):
         split = part(
             f"split {plan.split}",
-            lambda plan=plan: split_manifest(manifest, classes, plan, multilabel=True),
+            lambda plan=plan: split_manifest(manifest, classes, plan),
         )
-    targets = part(
-        "targets", lambda: encode_targets(list(manifest["label"]), classes, multilabel=True)
-    )
+    targets = part("targets", lambda: encode_targets(list(manifest["label"]), classes))
     weights = part("sampling weights", lambda: balanced_weights(targets))
     order = part("order of an epoch", lambda: epoch_order(len(targets), weights, 0, 0))
     part(

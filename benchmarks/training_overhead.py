@@ -24,8 +24,8 @@ from xraycomp.data.batches import ImageSet, epoch_order, whole_batches
 from xraycomp.data.cache import build_cache
 from xraycomp.data.phantom import CLASSES, draw_competition
 from xraycomp.model.config import TrainConfig
+from xraycomp.model.device import choose_device
 from xraycomp.model.engine import Loop
-from xraycomp.model.inference import choose_device
 from xraycomp.model.run import RunFolder
 from xraycomp.model.state import start_state
 from xraycomp.model.zoo import create_model
@@ -50,8 +50,8 @@ def main() -> None:
         )
         torch.manual_seed(0)
         state = start_state(create_model(config.arch, len(CLASSES)), len(train), config, device)
-        run = RunFolder.create(Path(scratch, "run"))
-        loop = Loop(state, train, train, CLASSES, config, run, lambda targets, probs: {})
+        run = RunFolder(Path(scratch, "run"))
+        loop = Loop(state, train, train, config, run, lambda targets, probs: {})
         batches = list(whole_batches(epoch_order(len(train), None, 0, 0), args.batch_size))
 
         bare = start_state(create_model(config.arch, len(CLASSES)), len(train), config, device)

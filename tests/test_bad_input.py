@@ -349,7 +349,7 @@ def test_mistakes_with_a_finished_run_are_one_sentence_and_change_nothing(
     output = ["--output", "out.csv"]
     for main, args, said in (
         (train.main, [*FLAGS, "--name", "one"], r"runs/one holds an earlier run.*--overwrite"),
-        (train.main, ["--resume", run, "--epochs", "3"], "epochs 1 and cannot go on with 3"),
+        (train.main, ["--resume", run, "--epochs", "3"], "--epochs 1 and cannot go on with 3"),
         (train.main, ["--resume", "damaged"], "config.json is damaged"),
         (predict.main, ["--runs", "set"], "set is not a run folder"),
         (predict.main, ["--runs"], "--runs"),

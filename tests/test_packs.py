@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from xraycomp.data.cache import build_cache
+from xraycomp.data.competition import load_competition
 from xraycomp.data.duplicates import copy_groups, find_copies
 from xraycomp.data.findings import choose_findings
 from xraycomp.data.labels import encode_targets
@@ -49,7 +50,7 @@ def test_the_whole_job_runs_on_the_sample_of_acse4(
 
 
 def test_chest_xray_4_has_no_copies_and_its_ids_are_those_of_the_sample(tmp_path: Path) -> None:
-    source = open_source(None, pack("chest-xray-4.zip"), tmp_path)
+    source = open_source(load_competition("chest-xray-4"), pack("chest-xray-4.zip"), tmp_path)
     manifest = build_manifest(source.competition, source.root)
     assert manifest["split"].value_counts().to_dict() == {"train": 2599, "test": 1000}
     ids = expected_ids(source.competition, source.root)
@@ -61,7 +62,9 @@ def test_chest_xray_4_has_no_copies_and_its_ids_are_those_of_the_sample(tmp_path
 
 
 def test_pediatric_pneumonia_keeps_patients_and_copies_on_one_side(tmp_path: Path) -> None:
-    source = open_source(None, pack("pediatric-pneumonia.zip"), tmp_path)
+    source = open_source(
+        load_competition("pediatric-pneumonia"), pack("pediatric-pneumonia.zip"), tmp_path
+    )
     manifest = build_manifest(source.competition, source.root)
     labelled = (manifest["split"] == "train").to_numpy()
     assert labelled.sum() == 5232
@@ -82,17 +85,17 @@ def test_pediatric_pneumonia_keeps_patients_and_copies_on_one_side(tmp_path: Pat
 
 
 def test_the_nih_set_splits_by_its_official_lists_and_by_patient(tmp_path: Path) -> None:
-    source = open_source(None, pack("nih-chest-xrays.zip"), tmp_path)
+    source = open_source(load_competition("nih-chest-xrays"), pack("nih-chest-xrays.zip"), tmp_path)
     competition = source.competition
     manifest = build_manifest(competition, source.root)
     assert manifest["split"].value_counts().to_dict() == {"train": 1396, "test": 307}
     assert manifest["patient"].nunique() == 1613
-    targets = encode_targets(list(manifest["label"]), competition.classes, multilabel=True)
+    targets = encode_targets(list(manifest["label"]), competition.classes)
     assert (targets.sum(axis=1) == 0).sum() == 692
     counts = dict(zip(competition.classes, targets.sum(axis=0).astype(int), strict=True))
     assert (counts["Infiltration"], counts["Nodule"], counts["Hernia"]) == (309, 141, 22)
     for plan in (SplitPlan("official"), SplitPlan("chexnet")):
-        split = split_manifest(manifest, competition.classes, plan, multilabel=True)
+        split = split_manifest(manifest, competition.classes, plan)
         assert (split.groupby(manifest["patient"]).nunique() == 1).all()
         for part in ("train", "val", "test"):
             assert targets[split == part].sum(axis=0).min() >= 2

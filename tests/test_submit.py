@@ -23,8 +23,8 @@ from xraycomp import submit, train
 from xraycomp.console.command import run_command
 from xraycomp.console.errors import UserError
 from xraycomp.remote import sending
+from xraycomp.remote.drafts import LocalFile
 from xraycomp.remote.ledger import read_ledger
-from xraycomp.remote.marks import file_mark, sha256
 
 SLUG = "xray-demo"
 TOML = """
@@ -146,7 +146,7 @@ def test_the_plain_client_takes_what_the_kit_wrote(kaggle, run, kaggle_cli, desk
     assert "1 submissions added (of 1 of them" in run("--sync", "--competition", SLUG)[1]
     [row] = rows()
     assert (row["run"], row["status"], row["public_score"]) == ("A", "COMPLETE", "0.75000")
-    assert row["sha256"] == sha256(Path("submissions/A.csv"))
+    assert row["sha256"] == LocalFile(Path("submissions/A.csv")).sha256
     assert row["metric"] == "macro_f1" and row["val_score"]
 
 
@@ -158,11 +158,11 @@ def test_a_run_is_sent_scored_and_entered(kaggle, send):
     path = Path("submissions/A.csv")
     [held] = kaggle.submissions
     assert held.data == path.read_bytes()
-    assert held.description == f"first [{file_mark(path)}]"
+    assert held.description == f"first [{LocalFile(path).mark}]"
     [row] = rows()
     report = json.loads(Path("runs/A/metrics.json").read_text())
     assert (row["competition"], row["run"], row["file"]) == (SLUG, "A", "A.csv")
-    assert row["sha256"] == sha256(path)
+    assert row["sha256"] == LocalFile(path).sha256
     assert row["commit"] == (
         json.loads(Path("runs/A/environment.json").read_text())["commit"] or ""
     )
@@ -306,7 +306,7 @@ def test_sync_adds_what_was_sent_by_other_ways(kaggle, run):
         kaggle.submissions.append(Submission(SLUG, ref, name, description, data, result))
 
     own = Path("runs/A/submission.csv").read_bytes()
-    mark = file_mark(Path("runs/A/submission.csv"))
+    mark = LocalFile(Path("runs/A/submission.csv")).mark
     sent(1, "submission.csv", "A", own)
     sent(2, "gone.csv", "by hand", b"other", "broken")
     sent(3, "submission.csv", f"A [{mark}]", own)
@@ -332,6 +332,12 @@ def test_without_anything_to_do_it_says_what_can_be_done(kaggle, run, desk):
         (("--kernel", "ada/demo"), "Say which version of ada/demo"),
         (("--kernel", "ada/demo", "--kernel-version", 1), "--competition SLUG"),
         (("--run", "runs/A", "--send", "--poll", 0), "above 0"),
+        (("--list", "--send", "--no-wait"), "--send, --no-wait would do nothing beside --list. Le"),
+        (("--sync", "--list", "--check", "x"), "--check would do nothing beside --sync and --list"),
+        (("--sync", "--kernel", "ada/demo"), "--kernel would do nothing beside --sync. Leave it"),
+        (("--kernel", "ada/demo", "--check", "x"), "--check would do nothing beside --kernel"),
+        (("--run", "runs/A", "--file", "x"), "--file would do nothing beside --run without"),
+        (("--run", "runs/A", "--check", "x", "--output", "y"), "--output would do nothing beside"),
     ):
         code, sentence = run(*flags)
         assert code == 1 and said in sentence

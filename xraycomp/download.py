@@ -1,19 +1,21 @@
 """python -m xraycomp.download: a competition's or data set's files from Kaggle, checked."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from xraycomp.console.command import parse_flags, run_command
 from xraycomp.console.errors import UserError
+from xraycomp.console.help import Help
 from xraycomp.remote import download as remote
 from xraycomp.remote.client import connect
 from xraycomp.remote.doctor import examine
 
-log = logging.getLogger("xraycomp.download")  # run as a command, __name__ is __main__
-
 PROG = "python -m xraycomp.download"
+HELP = Help(
+    examples=("--competition acse4-ml-2020", "--dataset OWNER/SLUG", "--doctor"),
+    first="competition dataset data_dir doctor",
+)
 
 
 @dataclass(frozen=True)
@@ -57,15 +59,11 @@ def download(config: DownloadConfig) -> Path:
 
 def main(args: Sequence[str]) -> None:
     """Read the flags and download, or examine the credentials."""
-    config = parse_flags(DownloadConfig, args, prog=PROG)
+    config = parse_flags(DownloadConfig, args, prog=PROG, help=HELP)
     if config.doctor:
-        lines, healthy = examine()
-        log.info("\n".join(lines[:-1]))
-        if not healthy:
-            raise UserError(lines[-1])
-        log.info(lines[-1])
-        return
-    download(config)
+        examine()
+    else:
+        download(config)
 
 
 if __name__ == "__main__":

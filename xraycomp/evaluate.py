@@ -10,6 +10,7 @@ import numpy as np
 
 from xraycomp.console.command import parse_flags, run_command
 from xraycomp.console.errors import UserError, listing
+from xraycomp.console.help import Help
 from xraycomp.data.competition import Competition, Labelled
 from xraycomp.data.labels import encode_targets
 from xraycomp.data.matching import Reading, match_tables
@@ -28,6 +29,18 @@ from xraycomp.report.table import format_table
 log = logging.getLogger("xraycomp.evaluate")  # run as a command, __name__ is __main__
 
 PROG = "python -m xraycomp.evaluate"
+HELP = Help(
+    examples=(
+        "--run runs/NAME",
+        "--predictions mean.csv --labels truth.csv --output results/",
+    ),
+    first="run split predictions labels output thresholds metric intervals",
+    groups={
+        "Reading the tables": "columns classes label_column prediction_id label_id separator "
+        "none task",
+        "Images": "image_list split_name",
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -41,7 +54,7 @@ class EvaluateConfig:
     predictions: Path | None = None
     """Another probability table of that split, or of --labels. Default: the run's own."""
     labels: Path | None = None
-    """Without a run: a CSV table that says which classes each image has, in a column of names
+    """Without a run: a CSV table that says which classes each image has; in a column of names
     (parted by --separator) or indices, or in a column of 0 and 1 (nothing or -1: unknown) a
     class."""
     image_list: Path | None = None
@@ -67,7 +80,7 @@ class EvaluateConfig:
     metric: Literal["auroc", "average_precision", "accuracy", "macro_f1", "log_loss"] = "auroc"
     """The score of a table without a run."""
     thresholds: Path | None = None
-    """The thresholds.json at which findings are called. Default: chosen on a run's val split, kept
+    """The thresholds.json at which findings are called. Default: chosen on a run's val split; kept
     for its other splits; 0.5 without a run."""
     intervals: bool = True
     """Give every figure its 95 % interval; without, only where there is a formula, and fast."""
@@ -100,9 +113,7 @@ def _evaluate_run(config: EvaluateConfig, run: RunFolder) -> dict[str, Any]:
     competition = run.competition()
     manifest = run.manifest()
     truth = manifest[manifest["split"] == config.split].set_index("image")["label"]
-    targets = encode_targets(
-        list(truth), competition.classes, multilabel=competition.task == "multilabel"
-    )
+    targets = encode_targets(list(truth), competition.classes)
     if np.isnan(targets).all():  # also where there is no image
         raise UserError(f"{run.path} has no labelled split {config.split!r}. Choose val or train.")
     path = config.predictions or run.predictions_path(config.split)
@@ -182,7 +193,7 @@ def _evaluate_tables(config: EvaluateConfig, predictions: Path, labels: Path) ->
 
 def main(args: Sequence[str]) -> None:
     """Read the flags and evaluate."""
-    evaluate(parse_flags(EvaluateConfig, args, prog=PROG))
+    evaluate(parse_flags(EvaluateConfig, args, prog=PROG, help=HELP))
 
 
 if __name__ == "__main__":

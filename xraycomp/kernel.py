@@ -8,20 +8,29 @@ from pathlib import Path
 from typing import Literal
 
 from xraycomp.console.command import parse_flags, run_command
-from xraycomp.console.errors import UserError, listing
+from xraycomp.console.errors import Stopped, UserError, listing
+from xraycomp.console.help import Help
 from xraycomp.remote.bundle import Bundle, build, is_stale, remove_stale
-from xraycomp.remote.client import connect
+from xraycomp.remote.client import Kaggle, connect
 from xraycomp.remote.datasets import publish
-from xraycomp.remote.kernels import push, read_pushed, read_status, wait
-from xraycomp.remote.metadata import METADATA_FILE, read_metadata, write_owner
+from xraycomp.remote.kernels import NotPushed, push, read_pushed, read_status, wait
+from xraycomp.remote.metadata import METADATA_FILE, read_metadata, unversioned, write_owner
 from xraycomp.remote.outputs import pull
 from xraycomp.remote.rehearsal import TRAIN_IMAGES, rehearse
 
 log = logging.getLogger("xraycomp.kernel")  # run as a command, __name__ is __main__
 
 PROG = "python -m xraycomp.kernel"
+HELP = Help(
+    examples=("rehearse phantom-resnet18", "run phantom-resnet18 --owner NAME"),
+    first="action name owner data images timeout poll file dataset",
+    groups={
+        "Rehearsal": "attach",
+        "What the kernel may do": "allow_internet",
+        "Folders": "kernels_dir data_dir runs_dir submissions_dir",
+    },
+)
 ALL = "all"
-WEB = "https://www.kaggle.com"
 
 
 @dataclass(frozen=True)
@@ -39,7 +48,7 @@ class KernelConfig:
     action: Literal[
         "build", "rehearse", "push", "status", "wait", "pull", "run", "weights", "check"
     ]
-    """What to do."""
+    """What to do, as above."""
     name: str
     """The kernel: a folder, or its name under kernels/; all for every one."""
     owner: str | None = None
@@ -47,8 +56,8 @@ class KernelConfig:
     allow_internet: bool = False
     """Accept a kernel with enable_internet true."""
     data: Path | None = None
-    """rehearse: the competition's zip or folder. Default: what lies in --data-dir, else stand-in
-    images are drawn."""
+    """rehearse: the competition's zip or folder. Default: what lies in --data-dir, else drawn
+    images."""
     data_dir: Path = Path("data")
     """rehearse: folder with unpacked data."""
     attach: tuple[str, ...] = ()
@@ -74,6 +83,9 @@ class KernelConfig:
 def kernel(config: KernelConfig) -> None:
     """Do what ``config`` describes for the kernel or kernels that it names.
 
+    Of ``all``, each has its turn: where some fail, that is said of them at the end. That one was
+    never pushed is said too, and is no failure.
+
     Raises ``UserError`` for everything that the user can mend.
     """
     for name in ("poll", "timeout"):
@@ -81,10 +93,27 @@ def kernel(config: KernelConfig) -> None:
             raise UserError(f"--{name} is {getattr(config, name)}; it must be above 0.")
     if config.images < 6:
         raise UserError(f"--images is {config.images}; a rehearsal needs at least 6.")
-    for folder in find_kernels(config.name, config.kernels_dir):
-        if config.owner:
+    folders = find_kernels(config.name, config.kernels_dir)
+    if config.owner:
+        for folder in folders:
             write_owner(folder, config.owner)
-        ACTIONS[config.action](config, folder)
+    if config.name != ALL:
+        ACTIONS[config.action](config, folders[0])
+        return
+    failed = []
+    for folder in folders:
+        try:
+            ACTIONS[config.action](config, folder)
+        except Stopped:
+            raise
+        except NotPushed as error:
+            log.info("%s", error)
+        except UserError as error:
+            log.info("%s: %s", folder.name, error)
+            failed.append(folder.name)
+    if failed:
+        said = f"{len(failed)} of {len(folders)} kernels failed: {listing(failed)}. See above."
+        raise UserError(said)
 
 
 def find_kernels(name: str, kernels_dir: Path) -> list[Path]:
@@ -109,9 +138,7 @@ def find_kernels(name: str, kernels_dir: Path) -> list[Path]:
 
 def build_kernel(config: KernelConfig, folder: Path) -> None:
     """Write the kernel's one file and say how to send it."""
-    bundle = build(folder, allow_internet=config.allow_internet)
-    _say(bundle)
-    if read_metadata(folder, allow_internet=config.allow_internet).has_owner:
+    if _build(config, folder).metadata.has_owner:
         log.info(
             "Send it with: %s push %s (or kaggle kernels push -p %s)", PROG, folder.name, folder
         )
@@ -121,16 +148,7 @@ def build_kernel(config: KernelConfig, folder: Path) -> None:
 
 def rehearse_kernel(config: KernelConfig, folder: Path) -> None:
     """Build the kernel and run what was built."""
-    bundle = rehearse(
-        folder,
-        data=config.data,
-        data_dir=config.data_dir,
-        attach=_attached(config.attach),
-        train_images=config.images,
-        timeout=60 * config.timeout,
-        allow_internet=config.allow_internet,
-    )
-    _say(bundle)
+    _rehearse(config, _build(config, folder))
 
 
 def check_kernel(config: KernelConfig, folder: Path) -> None:
@@ -142,14 +160,7 @@ def check_kernel(config: KernelConfig, folder: Path) -> None:
 def push_kernel(config: KernelConfig, folder: Path) -> None:
     """Build the kernel anew and send it as a new version."""
     with connect() as kaggle:
-        if not read_metadata(folder, allow_internet=config.allow_internet).has_owner:
-            write_owner(folder, kaggle.username)
-            log.info("Wrote your user name %s into the id of %s.", kaggle.username, folder)
-        bundle = build(folder, allow_internet=config.allow_internet)
-        _say(bundle)
-        metadata = read_metadata(folder, allow_internet=config.allow_internet)
-        pushed = push(kaggle, folder, metadata, bundle)
-    log.info("Pushed %s. See %s", pushed.label, pushed.url)
+        _push(kaggle, _build_as(kaggle, config, folder))
 
 
 def show_status(config: KernelConfig, folder: Path) -> None:
@@ -169,7 +180,7 @@ def wait_for_kernel(config: KernelConfig, folder: Path) -> None:
     """Follow the pushed version to its end; it fails where the kernel failed."""
     pushed = read_pushed(folder)
     with connect() as kaggle:
-        wait(kaggle, pushed, longest_pause=config.poll)
+        wait(kaggle, pushed, poll=config.poll)
 
 
 def pull_kernel(config: KernelConfig, folder: Path) -> None:
@@ -183,10 +194,11 @@ def pull_kernel(config: KernelConfig, folder: Path) -> None:
 
 
 def run_kernel(config: KernelConfig, folder: Path) -> None:
-    """The whole way: rehearse, push, wait, pull."""
-    with connect():  # without credentials there is no sense in rehearsing
-        rehearse_kernel(config, folder)
-    push_kernel(config, folder)
+    """The whole way: rehearse, push the very file that was rehearsed, wait, pull."""
+    with connect() as kaggle:  # without credentials there is no sense in rehearsing
+        bundle = _build_as(kaggle, config, folder)
+        _rehearse(config, bundle)
+        _push(kaggle, bundle)
     wait_for_kernel(config, folder)
     pull_kernel(config, folder)
 
@@ -198,9 +210,10 @@ def publish_weights(config: KernelConfig, folder: Path) -> None:
     with connect() as kaggle:
         ref = config.dataset or f"{kaggle.username}/{folder.resolve().name}-weights"
         version = publish(kaggle, ref, list(config.file))
-    log.info("Data set %s is at version %d and ready: %s", ref, version, f"{WEB}/datasets/{ref}")
+    page = f"https://www.kaggle.com/datasets/{ref}"
+    log.info("Data set %s is at version %d and ready: %s", ref, version, page)
     sources = read_metadata(folder, allow_internet=True).dataset_sources
-    if not any(source.startswith(ref) for source in sources):
+    if ref not in map(unversioned, sources):
         log.info(
             "Attach it with %r in dataset_sources of %s, and name the file in the script: "
             'weights="%s".',
@@ -223,14 +236,36 @@ ACTIONS = {
 }
 
 
-def _say(bundle: Bundle) -> None:
-    log.info(
-        "Wrote %s: %s bytes, sha256 %s, commit %s.",
-        bundle.path,
-        f"{bundle.size:,}",
-        bundle.sha256,
-        bundle.commit,
+def _build(config: KernelConfig, folder: Path) -> Bundle:
+    bundle = build(folder, allow_internet=config.allow_internet)
+    size = f"{bundle.size:,}"
+    said = "Wrote %s: %s bytes, sha256 %s, commit %s."
+    log.info(said, bundle.path, size, bundle.sha256, bundle.commit)
+    return bundle
+
+
+def _build_as(kaggle: Kaggle, config: KernelConfig, folder: Path) -> Bundle:
+    """Build the kernel, as the account's own if it is nobody's yet."""
+    if not read_metadata(folder, allow_internet=config.allow_internet).has_owner:
+        write_owner(folder, kaggle.username)
+        log.info("Wrote your user name %s into the id of %s.", kaggle.username, folder)
+    return _build(config, folder)
+
+
+def _rehearse(config: KernelConfig, bundle: Bundle) -> None:
+    rehearse(
+        bundle,
+        data=config.data,
+        data_dir=config.data_dir,
+        attach=_attached(config.attach),
+        train_images=config.images,
+        timeout=60 * config.timeout,
     )
+
+
+def _push(kaggle: Kaggle, bundle: Bundle) -> None:
+    pushed = push(kaggle, bundle)
+    log.info("Pushed %s. See %s", pushed.label, pushed.url)
 
 
 def _attached(pairs: tuple[str, ...]) -> dict[str, Path]:
@@ -242,7 +277,7 @@ def _attached(pairs: tuple[str, ...]) -> dict[str, Path]:
 
 def main(args: Sequence[str]) -> None:
     """Read the flags and do the action."""
-    kernel(parse_flags(KernelConfig, args, prog=PROG, positional=True))
+    kernel(parse_flags(KernelConfig, args, prog=PROG, help=HELP, positional=True))
 
 
 if __name__ == "__main__":

@@ -9,23 +9,36 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 
 from xraycomp.console.command import parse_flags, run_command
 from xraycomp.console.errors import UserError, listing
+from xraycomp.console.help import Help
 from xraycomp.data.dataset import load_dataset
 from xraycomp.data.files import write_csv
 from xraycomp.data.labels import decode_targets
 from xraycomp.data.manifest import list_folder
 from xraycomp.data.predictions import ID, probability_table
-from xraycomp.data.source import reopen_source
-from xraycomp.model.inference import choose_device, load_best, predict_probs
+from xraycomp.data.source import Source, open_source
+from xraycomp.model.checkpoint import load_best
+from xraycomp.model.device import choose_device
+from xraycomp.model.inference import predict_split
 from xraycomp.model.run import RunFolder
 from xraycomp.report.results import hard_labels, kept_thresholds
 
 log = logging.getLogger("xraycomp.predict")  # run as a command, __name__ is __main__
 
 PROG = "python -m xraycomp.predict"
+HELP = Help(
+    examples=(
+        "--runs runs/NAME --split test",
+        "--runs runs/A runs/B --images my-images/ --output mean.csv",
+    ),
+    first="runs split images output labels tta",
+    groups={
+        "Labels": "thresholds",
+        "Machine": "device batch_size workers skip_broken",
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -33,7 +46,7 @@ class PredictConfig:
     """Write one probability table: a run's, or the mean of several runs', over any images."""
 
     runs: tuple[Path, ...]
-    """Run folders; the probabilities of several are averaged."""
+    """Run folders, one or several, whose probabilities are averaged."""
     split: str = "test"
     """Split of the runs' own data to predict: train, val or test."""
     images: Path | None = None
@@ -41,7 +54,7 @@ class PredictConfig:
     output: Path | None = None
     """The table's path. Default: predictions/<split>.csv in the run; needed for several runs."""
     labels: Path | None = None
-    """Also write a table of what each image is called: the most probable class, or every finding
+    """Also write a table of what each image is called; the most probable class, or every finding
     from its threshold on (the run's, or --thresholds)."""
     thresholds: Path | None = None
     """The thresholds.json for --labels, such as one that evaluate chose for an ensemble."""
@@ -87,15 +100,15 @@ def predict(config: PredictConfig) -> Path:
     device = choose_device(config.device)
     with tempfile.TemporaryDirectory(prefix="xraycomp-") as scratch:
         tables = [_predict_run(run, config, device, Path(scratch)) for run in runs]
-    images, _ = tables[0]
-    for run, (others, _) in zip(runs[1:], tables[1:], strict=True):
-        if others != images:
+    images = tables[0][ID]
+    for run, table in zip(runs[1:], tables[1:], strict=True):
+        if not table[ID].equals(images):
             raise UserError(
                 f"{run.path} and {runs[0].path} do not hold the same {config.split} images. "
                 "Predict with each by itself."
             )
-    mean = np.mean([probs for _, probs in tables], axis=0)
-    write_csv(output, probability_table(images, mean, classes))
+    mean = np.mean([table[list(classes)].to_numpy() for table in tables], axis=0)
+    write_csv(output, probability_table(list(images), mean, classes))
     log.info("Wrote %s: %s images.", output, f"{len(images):,}")
     if config.labels:
         called = decode_targets(hard_labels(mean, competition, limits), classes)
@@ -115,17 +128,15 @@ def _default_output(config: PredictConfig, runs: list[RunFolder]) -> Path:
 
 def _predict_run(
     run: RunFolder, config: PredictConfig, device: torch.device, scratch: Path
-) -> tuple[list[str], NDArray[np.float64]]:
-    trained = run.config()
+) -> pd.DataFrame:
+    trained, competition = run.config(), run.competition()
     if config.images:
-        manifest, root, cache_dir = list_folder(config.images), config.images, scratch
-        if root.is_file():
-            root = root.parent
-        split = "predict"
+        folder = config.images.parent if config.images.is_file() else config.images
+        manifest, split = list_folder(config.images), "predict"
+        source = Source(competition, folder, scratch)
     else:
-        source = reopen_source(run.competition(), trained.data, trained.data_dir)
-        manifest, root, split = run.manifest(), source.root, config.split
-        cache_dir = trained.data_dir / source.competition.slug / "cache"
+        manifest, split = run.manifest(), config.split
+        source = open_source(competition, trained.data, trained.data_dir)
         if split not in set(manifest["split"]):
             raise UserError(
                 f"{run.path} has no split {split!r}. "
@@ -133,34 +144,24 @@ def _predict_run(
             )
     dataset = load_dataset(
         manifest,
-        root,
-        run.competition().classes,
-        cache_dir,
+        source,
         trained.cache_size,
-        multilabel=run.competition().multilabel,
         workers=config.workers,
         skip_broken=config.skip_broken,
     )
-    if not len(dataset.split(split)):
-        raise UserError(f"None of the images at {root} decodes, so there is nothing to predict.")
-    model = load_best(run.best, dataset.classes, trained)
-    model = model.to(device=device).to(memory_format=torch.channels_last)
-    probs = predict_probs(
-        model,
-        dataset.cache,
-        dataset.split(split).rows,
-        trained,
-        device,
-        batch_size=config.batch_size,
-        tta=config.tta,
-        desc=f"Predict {split}",
+    if not dataset.ids(split):
+        raise UserError(
+            f"None of the images at {source.root} decodes, so there is nothing to predict."
+        )
+    model = load_best(run).to(device).to(memory_format=torch.channels_last)
+    return predict_split(
+        model, dataset, split, trained, batch_size=config.batch_size, tta=config.tta
     )
-    return dataset.ids(split), probs
 
 
 def main(args: Sequence[str]) -> None:
     """Read the flags and predict."""
-    predict(parse_flags(PredictConfig, args, prog=PROG))
+    predict(parse_flags(PredictConfig, args, prog=PROG, help=HELP))
 
 
 if __name__ == "__main__":

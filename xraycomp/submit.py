@@ -3,31 +3,38 @@
 import logging
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from xraycomp.console.command import parse_flags, run_command
 from xraycomp.console.errors import UserError
-from xraycomp.data.competition import Competition
+from xraycomp.console.help import Help
 from xraycomp.data.files import read_table
 from xraycomp.data.predictions import read_predictions
-from xraycomp.data.source import reopen_source
+from xraycomp.data.source import open_source
 from xraycomp.data.submission import check_submission, expected_ids, write_submission
+from xraycomp.model.run import RunFolder
 from xraycomp.remote.client import connect
-from xraycomp.remote.dispatch import Parcel, deliver, inspect, settle
+from xraycomp.remote.drafts import Draft, KernelOutput, LocalFile
 from xraycomp.remote.ledger import read_commit, read_ledger, read_validation
-from xraycomp.remote.marks import describe, sha256
+from xraycomp.remote.sending import inspect, record_score, send
 from xraycomp.remote.standing import format_standing, standing
 from xraycomp.remote.submissions import sync_command
 from xraycomp.remote.sync import sync
 
-if TYPE_CHECKING:
-    from xraycomp.model.run import RunFolder
-
 log = logging.getLogger("xraycomp.submit")  # run as a command, __name__ is __main__
 
 PROG = "python -m xraycomp.submit"
+HELP = Help(
+    examples=("--run runs/NAME --send", "--list"),
+    first="run predictions check output send dry_run message competition wait list sync",
+    groups={
+        "Refusals": "judged unjudged again",
+        "Code competitions": "kernel kernel_version file",
+        "Waiting": "poll",
+        "Folders": "submissions_dir runs_dir",
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -76,14 +83,17 @@ class SubmitConfig:
     list: bool = False
     """Show the ledger, and how well validation foretells the leaderboard."""
     sync: bool = False
-    """Fill scores that arrived later into the ledger, and add submissions sent by other ways."""
+    """Fill late scores into the ledger, and add submissions sent by other ways."""
     submissions_dir: Path | None = None
     """Folder of submission files and of ledger.csv. Default: the run's, else submissions."""
     runs_dir: Path = Path("runs")
     """Folder of runs, where --sync looks for the origin of files that were sent by hand."""
 
 
-def submit(config: SubmitConfig) -> Path | None:
+_FOR_LEDGER = {"list", "sync", "run", "competition", "submissions_dir", "runs_dir"}
+
+
+def submit(config: SubmitConfig) -> Path:
     """Do what ``config`` describes; return the path of the checked file, or of the ledger.
 
     Raises ``UserError`` for everything that Kaggle would refuse or did refuse, and where a
@@ -91,39 +101,53 @@ def submit(config: SubmitConfig) -> Path | None:
     """
     if not config.poll > 0:
         raise UserError(f"--poll is {config.poll}; it must be a number of seconds above 0.")
-    run = _open(config.run) if config.run else None
+    run = RunFolder.open(config.run) if config.run else None
     folder = config.submissions_dir or (run.config().submissions_dir if run else None)
-    book = (folder or Path("submissions")) / "ledger.csv"
+    ledger = (folder or Path("submissions")) / "ledger.csv"
     if config.sync or config.list:
+        asked = " and ".join(f"--{name}" for name in ("sync", "list") if getattr(config, name))
+        _refuse(config, {field.name for field in fields(config)} - _FOR_LEDGER, asked)
         competition = config.competition or (run.competition().slug if run else None)
         if config.sync:
-            _sync(competition, book, config.runs_dir)
+            _sync(competition, ledger, config.runs_dir)
         if config.list:
-            _list(competition, book)
-        return book
+            _list(competition, ledger)
+        return ledger
     if config.kernel:
-        parcel = _kernel_parcel(config, run)
+        _refuse(config, {"predictions", "check", "output"}, "--kernel")
+        draft = _kernel_draft(config, run)
         if not (config.send or config.dry_run):
-            raise UserError(f"Nothing was sent: {parcel.name} is submitted with --send.")
-        return _dispatch(config, parcel, book)
+            raise UserError(f"Nothing was sent: {draft.content} is submitted with --send.")
+        _send(config, draft, ledger)
+        return ledger
     if run is None:
         raise UserError(
             f"Say what to submit with --run runs/NAME, or use --list or --sync. See {PROG} --help."
         )
-    path = _checked_file(config, run, book.parent)
+    _refuse(config, {"kernel_version", "file"}, "--run without --kernel")
+    if config.check:
+        _refuse(config, {"predictions", "output"}, "--check")
+    path = _checked_file(config, run, ledger.parent)
     if config.send or config.dry_run:
-        _dispatch(config, _file_parcel(config, run, path), book)
+        _send(config, _file_draft(config, run, path), ledger)
     return path
 
 
-def _open(path: Path) -> "RunFolder":
-    # Imported here because torch takes seconds to import, and the ledger needs none of it.
-    from xraycomp.model.run import RunFolder
+def _refuse(config: SubmitConfig, names: set[str], beside: str) -> None:
+    """Raise ``UserError`` for flags of these names, which would silently be left undone."""
+    given = [
+        f"--{'no-' if getattr(config, field.name) is False else ''}{field.name.replace('_', '-')}"
+        for field in fields(config)
+        if field.name in names and getattr(config, field.name) != field.default
+    ]
+    if given:
+        raise UserError(
+            f"{', '.join(given)} would do nothing beside {beside}. Leave "
+            f"{'it' if len(given) == 1 else 'them'} out, or give two commands."
+        )
 
-    return RunFolder.open(path)
 
-
-def _checked_file(config: SubmitConfig, run: "RunFolder", folder: Path) -> Path:
+def _checked_file(config: SubmitConfig, run: RunFolder, folder: Path) -> Path:
     """The submission file, written unless ``--check`` names one; checked in both cases."""
     competition = run.competition()
     ids = _expected_ids(run)
@@ -151,11 +175,11 @@ def _checked_file(config: SubmitConfig, run: "RunFolder", folder: Path) -> Path:
     return output
 
 
-def _expected_ids(run: "RunFolder") -> list[str]:
+def _expected_ids(run: RunFolder) -> list[str]:
     """The ids that a submission must hold, from the competition's files if they are here."""
     trained, competition = run.config(), run.competition()
     try:
-        source = reopen_source(competition, trained.data, trained.data_dir)
+        source = open_source(competition, trained.data, trained.data_dir)
     except UserError:
         own = run.path / "submission.csv"
         if competition.submission is None or not own.is_file():
@@ -170,7 +194,7 @@ def _expected_ids(run: "RunFolder") -> list[str]:
     return expected_ids(competition, source.root)
 
 
-def _file_parcel(config: SubmitConfig, run: "RunFolder", path: Path) -> Parcel:
+def _file_draft(config: SubmitConfig, run: RunFolder, path: Path) -> Draft:
     competition = run.competition()
     if competition.source != "competition" and not config.competition:
         raise UserError(
@@ -178,47 +202,16 @@ def _file_parcel(config: SubmitConfig, run: "RunFolder", path: Path) -> Parcel:
             f'"{competition.source}"), so {path} cannot be sent there. If it is one, name it with '
             "--competition SLUG."
         )
-    own = not (config.predictions or config.check) or _same(path, run.path / "submission.csv")
-    judged = config.judged or (run.path if own else None)
-    if not config.unjudged and (judged is None or not (judged / "metrics.json").is_file()):
-        if judged is None:
-            why = (
-                f"{path} is not made from {run.path}'s own predictions, so its metrics.json does "
-                "not judge it"
-            )
-        else:
-            why = f"{judged} has no metrics.json, so nothing says how good {path} is"
-        raise UserError(
-            f"{why}. Judge it with python -m xraycomp.evaluate and name the folder with --judged, "
-            "or send it all the same with --unjudged."
-        )
-    return Parcel(
-        config.competition or competition.slug,
-        config.message or run.name,
-        path=path,
-        known=_known(run, competition, judged),
+    content, own_file = LocalFile(path), run.path / "submission.csv"
+    own = not (config.predictions or config.check) or (
+        own_file.is_file() and LocalFile(own_file).sha256 == content.sha256
     )
+    judged = config.judged or (run.path if own else None)
+    known = _known(config, run, content, judged)
+    return Draft(config.competition or competition.slug, config.message or run.name, content, known)
 
 
-def _same(one: Path, other: Path) -> bool:
-    return other.is_file() and sha256(one) == sha256(other)
-
-
-def _known(run: "RunFolder", competition: Competition, judged: Path | None) -> dict[str, str]:
-    """The part of a ledger row that a run knows."""
-    known = {"run": run.name, "commit": read_commit(run.path)}
-    if judged is None or not (judged / "metrics.json").is_file():
-        return known
-    slug, validation = read_validation(judged)
-    if slug != competition.slug:
-        raise UserError(
-            f"{judged / 'metrics.json'} judges predictions for {slug}, but {run.path} is of "
-            f"{competition.slug}. Name another folder with --judged."
-        )
-    return known | validation
-
-
-def _kernel_parcel(config: SubmitConfig, run: "RunFolder | None") -> Parcel:
+def _kernel_draft(config: SubmitConfig, run: RunFolder | None) -> Draft:
     kernel, version = config.kernel or "", config.kernel_version
     if kernel.count("/") != 1 or not all(kernel.split("/")):
         raise UserError(f"--kernel is {kernel}; it must be OWNER/SLUG, as in its page's address.")
@@ -229,48 +222,71 @@ def _kernel_parcel(config: SubmitConfig, run: "RunFolder | None") -> Parcel:
     competition = config.competition or (run.competition().slug if run else None)
     if competition is None:
         raise UserError("Say which competition the kernel is for: --competition SLUG.")
-    known = {}
-    if run:
-        judged = config.judged or run.path
-        if not config.unjudged and not (judged / "metrics.json").is_file():
-            raise UserError(
-                f"{judged} has no metrics.json, so nothing says how good it is. Judge it with "
-                "python -m xraycomp.evaluate, or send it all the same with --unjudged."
-            )
-        known = _known(run, run.competition(), judged)
+    content = KernelOutput(kernel, version, config.file)
+    known = _known(config, run, content, config.judged or run.path) if run else {}
     message = config.message or (run.name if run else kernel)
-    return Parcel(
-        competition, message, kernel=kernel, version=version, output=config.file, known=known
+    return Draft(competition, message, content, known)
+
+
+def _known(
+    config: SubmitConfig, run: RunFolder, content: LocalFile | KernelOutput, judged: Path | None
+) -> dict[str, str]:
+    """The part of a ledger row that a run knows, with the scores of the folder ``judged``.
+
+    Raises ``UserError`` where nothing judges the content, unless ``--unjudged``.
+    """
+    known = {"run": run.name, "commit": read_commit(run.path)}
+    if judged and (judged / "metrics.json").is_file():
+        slug, validation = read_validation(judged)
+        if slug != run.competition().slug:
+            raise UserError(
+                f"{judged / 'metrics.json'} judges predictions for {slug}, but {run.path} is of "
+                f"{run.competition().slug}. Name another folder with --judged."
+            )
+        return known | validation
+    if config.unjudged:
+        return known
+    why = f"{judged} has no metrics.json, so nothing says how good {content} is"
+    if judged is None:
+        why = (
+            f"{content} is not made from {run.path}'s own predictions, so its metrics.json does "
+            "not judge it"
+        )
+    raise UserError(
+        f"{why}. Judge it with python -m xraycomp.evaluate and name the folder with --judged, "
+        "or send it all the same with --unjudged."
     )
 
 
-def _dispatch(config: SubmitConfig, parcel: Parcel, book: Path) -> Path:
+def _send(config: SubmitConfig, draft: Draft, ledger: Path) -> None:
+    """Send the draft and wait for its score, as far as ``config`` says."""
     with connect() as kaggle:
-        earlier = inspect(kaggle, parcel, book, again=config.again)
+        earlier = inspect(kaggle, draft, ledger, again=config.again)
         if config.dry_run:
             log.info(
                 'Dry run: nothing was sent. Would send %s to %s as "%s" and enter it in %s.',
-                parcel.name,
-                parcel.competition,
-                describe(parcel.message, parcel.mark),
-                book,
+                draft.content,
+                draft.competition,
+                draft.description,
+                ledger,
             )
-            return book
-        ref = deliver(kaggle, parcel, book, earlier)
+            return
+        ref = send(kaggle, draft, ledger, earlier)
         if config.wait:
-            settle(kaggle, parcel, book, ref, config.poll)
+            record_score(kaggle, draft, ledger, ref, config.poll)
         else:
-            log.info("Wrote %s. Ask for the score with: %s", book, sync_command(parcel.competition))
-    return book
+            log.info(
+                "Wrote %s. Ask for the score with: %s", ledger, sync_command(draft.competition)
+            )
 
 
-def _sync(competition: str | None, book: Path, runs_dir: Path) -> None:
-    slugs = [competition] if competition else sorted(set(read_ledger(book)["competition"]) - {""})
+def _sync(competition: str | None, ledger: Path, runs_dir: Path) -> None:
+    slugs = [competition] if competition else sorted(set(read_ledger(ledger)["competition"]) - {""})
     if not slugs:
-        raise UserError(f"{book} names no competition yet. Give one with --competition SLUG.")
+        raise UserError(f"{ledger} names no competition yet. Give one with --competition SLUG.")
     with connect() as kaggle:
         for slug in slugs:
-            news = sync(kaggle, slug, book, runs_dir)
+            news = sync(kaggle, slug, ledger, runs_dir)
             log.info(
                 "%s: %d rows updated, %d submissions added (of %d of them the origin is known).",
                 slug,
@@ -280,14 +296,16 @@ def _sync(competition: str | None, book: Path, runs_dir: Path) -> None:
             )
             if news.absent:
                 log.info("Kaggle does not list %d submissions of the ledger.", news.absent)
-    log.info("Wrote %s. Show it with: %s --list", book, PROG)
+    log.info("Wrote %s. Show it with: %s --list", ledger, PROG)
 
 
-def _list(competition: str | None, book: Path) -> None:
-    table = read_ledger(book)
+def _list(competition: str | None, ledger: Path) -> None:
+    table = read_ledger(ledger)
     slugs = [competition] if competition else list(dict.fromkeys(table["competition"]))
     if table.empty or (competition and competition not in set(table["competition"])):
-        log.info("%s holds no submission%s yet.", book, f" to {competition}" if competition else "")
+        log.info(
+            "%s holds no submission%s yet.", ledger, f" to {competition}" if competition else ""
+        )
         return
     for slug in slugs:
         log.info("%s\n", format_standing(standing(table, slug)))
@@ -295,7 +313,7 @@ def _list(competition: str | None, book: Path) -> None:
 
 def main(args: Sequence[str]) -> None:
     """Read the flags and do what they say."""
-    submit(parse_flags(SubmitConfig, args, prog=PROG))
+    submit(parse_flags(SubmitConfig, args, prog=PROG, help=HELP))
 
 
 if __name__ == "__main__":

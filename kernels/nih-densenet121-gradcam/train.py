@@ -1,6 +1,5 @@
 """ChestX-ray14, 14 findings: DenseNet-121 at 320 px with class-weighted BCE. Heat maps follow."""
 
-from xraycomp.data.competition import load_competition
 from xraycomp.model.config import TrainConfig
 from xraycomp.remote.session import run_session
 from xraycomp.train import train
@@ -11,6 +10,7 @@ LOSS = {"loss": "weighted_bce", "weighted_sampling": False}
 LEARNING = {"optimizer": "adam", "lr": 0.0005, "weight_decay": 0.0, "schedule": "cosine"}
 
 if __name__ == "__main__":  # child processes import this file again
-    recipe = load_competition("nih-chest-xrays").recipe
-    names = {"competition": "nih-chest-xrays", "name": "nih-densenet121"}
-    run_session(train, TrainConfig.from_recipe(recipe, "nih", **names, **MODEL, **LOSS, **LEARNING))
+    config = TrainConfig.for_competition(
+        "nih-chest-xrays", name="nih-densenet121", **MODEL, **LOSS, **LEARNING
+    )
+    run_session(train, config)

@@ -1,6 +1,5 @@
 """ChestX-ray14, 14 findings: ResNet-50 with focal loss, unfrozen in four stages."""
 
-from xraycomp.data.competition import load_competition
 from xraycomp.model.config import TrainConfig
 from xraycomp.remote.session import run_session
 from xraycomp.train import train
@@ -13,6 +12,7 @@ STAGES = "head:0.001:2 layer4:0.0005:2 layer3:0.0002:2 all:0.0001:4"
 LEARNING = {"optimizer": "adam", "weight_decay": 0.0, "stages": STAGES}
 
 if __name__ == "__main__":  # child processes import this file again
-    recipe = load_competition("nih-chest-xrays").recipe
-    names = {"competition": "nih-chest-xrays", "name": "nih-resnet50-focal"}
-    run_session(train, TrainConfig.from_recipe(recipe, "nih", **names, **MODEL, **LOSS, **LEARNING))
+    config = TrainConfig.for_competition(
+        "nih-chest-xrays", name="nih-resnet50-focal", **MODEL, **LOSS, **LEARNING
+    )
+    run_session(train, config)

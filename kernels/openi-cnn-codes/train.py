@@ -1,6 +1,5 @@
 """OpenI, Nodule or Normal: codes of a frozen body, a head 512-256-128 on them, then both as one."""
 
-from xraycomp.data.competition import load_competition
 from xraycomp.model.config import TrainConfig
 from xraycomp.remote.session import run_session
 from xraycomp.train import train
@@ -13,6 +12,7 @@ CODES = {"codes_epochs": 20, "codes_passes": 3, "weighted_sampling": True}
 WHOLE = {"epochs": 5, "optimizer": "adamw", "lr": 0.0005, "weight_decay": 0.05}
 
 if __name__ == "__main__":  # child processes import this file again
-    recipe = load_competition("openi-nodule").recipe
-    names = {"competition": "openi-nodule", "name": "openi-cnn-codes"}
-    run_session(train, TrainConfig.from_recipe(recipe, "openi", **names, **BODY, **CODES, **WHOLE))
+    settings = BODY | CODES | WHOLE
+    run_session(
+        train, TrainConfig.for_competition("openi-nodule", name="openi-cnn-codes", **settings)
+    )

@@ -1,11 +1,8 @@
-"""The drawn competition (phantoms, not X-rays): a run on the CPU that tries the whole way."""
+"""The drawn competition on Kaggle's CPU: the whole way, tried without data, weights and GPU."""
 
-from xraycomp.data.competition import load_competition
 from xraycomp.model.config import TrainConfig
 from xraycomp.remote.session import run_session
 from xraycomp.train import train
 
 if __name__ == "__main__":  # child processes import this file again
-    recipe = load_competition("phantom").recipe
-    names = {"competition": "phantom", "name": "phantom-resnet18", "arch": "resnet18"}
-    run_session(train, TrainConfig.from_recipe(recipe, "phantom", **names))
+    run_session(train, TrainConfig.for_competition("phantom", name="phantom-resnet18"))

@@ -243,7 +243,7 @@ def test_the_keys_of_a_label_table_are_read():
         ('"reports.csv"', '"/reports.csv"', "train.join = '/reports.csv' must lie below"),
         ("[train.where]", '[test]\nimages = "t"\n[train.where]', "one test set is enough"),
         ('"multilabel"', '"binary"', "train.none is for multilabel"),
-        ('["Mass",', '["Ma|ss",', r"the class 'Ma\|ss' of a multilabel task may hold no \|"),
+        ('["Mass",', '["Ma|ss",', r"the class 'Ma\|ss' may hold no \|"),
         ('["Mass",', '["?Mass",', r"not begin with \?"),
         ('projection = "Frontal"', "projection = 3", "projection must be a list of texts"),
         ('= "Pleural Effusion"', '= "Effusion"', "= 'Effusion' is not one of: Mass, Pleural"),

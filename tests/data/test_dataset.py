@@ -1,5 +1,6 @@
 """The decoded images of a competition with several findings an image, split by split."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,9 @@ import pandas as pd
 import pytest
 
 from xraycomp.console.errors import UserError
+from xraycomp.data.competition import load_competition
 from xraycomp.data.dataset import SKIPPED, load_dataset
+from xraycomp.data.source import Source
 
 CLASSES = ("Nodule", "Mass")
 
@@ -28,13 +31,12 @@ def manifest(tmp_path, draw):
 
 
 def load(manifest: pd.DataFrame, root: Path, **options: bool):
-    cache = root / "cache"
-    return load_dataset(manifest, root, CLASSES, cache, 8, multilabel=True, workers=1, **options)
+    competition = replace(load_competition("nih-chest-xrays"), classes=CLASSES)
+    return load_dataset(manifest, Source(competition, root, root), 8, workers=1, **options)
 
 
 def test_each_split_has_the_targets_of_its_images(tmp_path, manifest):
     dataset = load(manifest, tmp_path)
-    assert dataset.multilabel
     nan = np.nan
     train, test = dataset.split("train").targets, dataset.split("test").targets
     assert np.array_equal(train, [[1, 1], [0, 0], [0, nan]], equal_nan=True)

@@ -99,7 +99,7 @@ def test_the_nih_set_loads_from_its_folders_table_and_lists(nih):
     ]
     assert list(manifest["patient"][:4]) == ["0", "0", "1", "1"]
     assert list(manifest["split"]) == ["train"] * 12 + ["test"] * 5
-    targets = encode_targets(list(manifest["label"]), NIH.classes, multilabel=True)
+    targets = encode_targets(list(manifest["label"]), NIH.classes)
     assert np.array_equal(targets[2:16], np.eye(14))
 
 
@@ -156,7 +156,7 @@ def test_a_column_a_class_holds_1_0_and_nothing_or_minus_1_for_unknown(tmp_path,
     first = ["Pleural Effusion|Mass", "Edema|?Pleural Effusion|?Mass"]
     assert list(labels) == [*first, "", "Pleural Effusion|?Mass"]
     assert "1 images of which nothing is known are left out" in caplog.text
-    targets = encode_targets(list(labels), ("Edema", "Pleural Effusion", "Mass"), multilabel=True)
+    targets = encode_targets(list(labels), ("Edema", "Pleural Effusion", "Mass"))
     nan = np.nan
     expected = [[0, 1, 1], [1, nan, nan], [0, 0, 0], [0, 1, nan]]
     assert np.array_equal(targets, np.array(expected, dtype=np.float32), equal_nan=True)

@@ -57,7 +57,7 @@ def test_folders_give_labels_and_the_test_folder_none(tmp_path, draw_tree):
             *("train/pneumonia/image_0.png", "train/pneumonia/image_1.png"),
             *("test/test_0.png", "test/test_1.png"),
         ],
-        "label": ["covid", "covid", "normal", "normal", "pneumonia", "pneumonia", "", ""],
+        "label": ["covid", "covid", "normal", "normal", "pneumonia", "pneumonia", "?", "?"],
         "patient": [""] * 8,
         "split": ["train"] * 6 + ["test"] * 2,
     }

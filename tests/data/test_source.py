@@ -15,7 +15,6 @@ from xraycomp.data.source import (
     choose_competition,
     infer_competition,
     open_source,
-    reopen_source,
 )
 
 
@@ -43,20 +42,25 @@ def own(tmp_path, draw_tree):
     return root
 
 
+def find_source(data, data_dir):
+    """What is meant by these files, as train finds it."""
+    return open_source(choose_competition(None, data, data_dir), data, data_dir)
+
+
 def test_a_folder_is_used_where_it_is_and_never_written_into(own, tmp_path):
     before = state(own)
-    source = open_source("chest-xray-4", own, tmp_path / "data")
+    source = open_source(load_competition("chest-xray-4"), own, tmp_path / "data")
     assert source.root == own
     manifest = build_manifest(source.competition, source.root)
     cache_dir = tmp_path / "data/chest-xray-4/cache"
-    load_dataset(manifest, own, source.competition.classes, cache_dir, 8, workers=1)
+    load_dataset(manifest, source, 8, workers=1)
     assert any(cache_dir.iterdir())
     assert state(own) == before
 
 
 def test_a_zip_is_unpacked_into_the_data_folder_and_gives_the_same_manifest(own, tmp_path):
     archive = pack(own, tmp_path / "any name.zip")
-    source = open_source("chest-xray-4", archive, tmp_path / "data")
+    source = open_source(load_competition("chest-xray-4"), archive, tmp_path / "data")
     assert source.root.parent == tmp_path / "data/chest-xray-4/raw"
     expected = build_manifest(source.competition, own)
     assert build_manifest(source.competition, source.root).equals(expected)
@@ -67,7 +71,7 @@ def test_data_that_bears_a_built_in_name_is_that_competition(own, tmp_path, as_z
     data = own.rename(tmp_path / "chest-xray-4")
     if as_zip:
         data = pack(data, tmp_path / "chest-xray-4.zip")
-    competition = open_source(None, data, tmp_path / "data").competition
+    competition = find_source(data, tmp_path / "data").competition
     assert competition.classes == ("covid", "pneumonia", "tuberculosis", "normal")
 
 
@@ -76,11 +80,11 @@ def test_a_zip_in_the_data_folder_is_found_and_chosen(own, tmp_path, place):
     archive = tmp_path / "data" / place
     archive.parent.mkdir(parents=True)
     pack(own, archive)
-    source = open_source(None, None, tmp_path / "data")
+    source = find_source(None, tmp_path / "data")
     assert source.competition.slug == "chest-xray-4"
     assert (source.root / "sample_submission.csv").is_file()
     archive.unlink()
-    assert open_source(None, None, tmp_path / "data").root == source.root
+    assert find_source(None, tmp_path / "data").root == source.root
 
 
 def test_a_new_zip_goes_before_what_an_earlier_one_held_and_without_it_the_newest_is_taken(
@@ -92,27 +96,27 @@ def test_a_new_zip_goes_before_what_an_earlier_one_held_and_without_it_the_newes
     for version in range(3):
         (own / "sample_submission.csv").write_text(f"name,target\ntest_0,{version}\ntest_1,0\n")
         pack(own, archive)
-        roots.append(open_source("chest-xray-4", None, tmp_path / "data").root)
+        roots.append(open_source(load_competition("chest-xray-4"), None, tmp_path / "data").root)
         written = (roots[-1] / "sample_submission.csv").read_text()
         assert written.startswith(f"name,target\ntest_0,{version}\n")
     archive.unlink()
     for newest in roots:
         for root in roots:
             os.utime(root, (2, 2) if root == newest else (1, 1))
-        assert open_source("chest-xray-4", None, tmp_path / "data").root == newest
+        assert open_source(load_competition("chest-xray-4"), None, tmp_path / "data").root == newest
 
 
 def test_a_run_s_zip_is_opened_again_where_it_was_unpacked(own, tmp_path):
     archive = pack(own, tmp_path / "any name.zip")
-    source = open_source("chest-xray-4", archive, tmp_path / "data")
+    source = open_source(load_competition("chest-xray-4"), archive, tmp_path / "data")
     before = state(tmp_path / "data")
-    assert reopen_source(source.competition, archive, tmp_path / "data") == source
+    assert open_source(source.competition, archive, tmp_path / "data") == source
     assert state(tmp_path / "data") == before
 
 
 def test_extracted_files_in_raw_are_found(own, tmp_path):
     shutil.copytree(own, tmp_path / "data/chest-xray-4/raw")
-    source = open_source("chest-xray-4", None, tmp_path / "data")
+    source = open_source(load_competition("chest-xray-4"), None, tmp_path / "data")
     assert source.root == tmp_path / "data/chest-xray-4/raw"
 
 
@@ -123,11 +127,11 @@ def test_several_competitions_in_the_data_folder_ask_for_a_choice(tmp_path):
         (data / f"{slug}.zip").write_bytes(b"")
     with pytest.raises(UserError, match=r"acse4-ml-2020, chest-xray-4.*--competition"):
         choose_competition(None, None, data)
-    assert choose_competition("chest-xray-4", None, data) == "chest-xray-4"
+    assert choose_competition("chest-xray-4", None, data).slug == "chest-xray-4"
 
 
 def test_an_empty_data_folder_means_the_drawn_competition(tmp_path):
-    assert choose_competition(None, None, tmp_path / "data") == "phantom"
+    assert choose_competition(None, None, tmp_path / "data").slug == "phantom"
 
 
 def test_only_the_embedded_competition_can_be_drawn(tmp_path):
@@ -135,15 +139,15 @@ def test_only_the_embedded_competition_can_be_drawn(tmp_path):
     drawn = format_competition(load_competition("phantom"))
     toml.write_text(drawn.replace('slug = "phantom"', 'slug = "own"'))
     with pytest.raises(UserError, match="Only phantom can be drawn, not own"):
-        open_source(str(toml), None, tmp_path / "data")
+        open_source(load_competition(str(toml)), None, tmp_path / "data")
     assert not (tmp_path / "data").exists()
 
 
 def test_data_that_is_not_there_says_how_to_get_it(tmp_path):
     with pytest.raises(UserError, match="it downloads what is missing"):
-        open_source("acse4-ml-2020", None, tmp_path / "data")
+        open_source(load_competition("acse4-ml-2020"), None, tmp_path / "data")
     with pytest.raises(UserError, match="folder with --data"):
-        open_source("pediatric-pneumonia", None, tmp_path / "data")
+        open_source(load_competition("pediatric-pneumonia"), None, tmp_path / "data")
 
 
 @pytest.mark.parametrize(
@@ -179,7 +183,7 @@ def test_an_image_folder_tree_is_recognised_and_its_class_order_printed(
         "zebra": 2,
         "Normal": 2,
         "covid": 2,
-        "": 2,
+        "?": 2,
     }
     # A run keeps its competition as text and reads it back later.
     assert parse_competition(format_competition(competition), "competition.toml") == competition
@@ -241,3 +245,10 @@ def test_a_sample_submission_that_is_no_csv_is_refused(tmp_path, draw_tree, cont
     (root / "sample_submission.csv").write_bytes(content)
     with pytest.raises(UserError, match="not a readable CSV table"):
         infer_competition(root, "set")
+
+
+def test_a_folder_that_cannot_be_a_class_is_told(tmp_path, draw_tree):
+    root = draw_tree(tmp_path, per_class=1, n_test=0)
+    (root / "train" / "covid").rename(root / "train" / "covid|flu")
+    with pytest.raises(UserError, match=r"the class 'covid\|flu' may hold no \|"):
+        infer_competition(root, "mine")

@@ -18,17 +18,15 @@ def manifest_of(labels, patients=None, n_test=0):
     return pd.DataFrame(
         {
             "image": [f"i{row}" for row in range(n + n_test)],
-            "label": [*(CLASSES[label] for label in labels), *([""] * n_test)],
+            "label": [*(CLASSES[label] for label in labels), *(["?"] * n_test)],
             "patient": [*(patients if patients is not None else [""] * n), *([""] * n_test)],
             "split": ["train"] * n + ["test"] * n_test,
         }
     )
 
 
-def split_of(manifest, same_side=None, classes=CLASSES, multilabel=False, **plan):
-    return split_manifest(
-        manifest, classes, SplitPlan(**plan), multilabel=multilabel, same_side=same_side
-    )
+def split_of(manifest, same_side=None, classes=CLASSES, **plan):
+    return split_manifest(manifest, classes, SplitPlan(**plan), same_side=same_side)
 
 
 def one_hot(labels):
@@ -278,7 +276,7 @@ def findings_of(n, seed=0, prevalence=(0.3, 0.05, 0.01), n_patients=None):
 
 
 def many(manifest, **plan):
-    return split_of(manifest, classes=FINDINGS, multilabel=True, **plan).to_numpy()
+    return split_of(manifest, classes=FINDINGS, **plan).to_numpy()
 
 
 def test_every_finding_is_parted_alike_and_no_patient_stands_on_two_sides():

@@ -8,10 +8,11 @@ from torch import nn
 
 from xraycomp.data.batches import ImageSet
 from xraycomp.data.cache import build_cache
+from xraycomp.model.checkpoint import restore_state
 from xraycomp.model.config import TrainConfig
 from xraycomp.model.engine import fit
 from xraycomp.model.run import RunFolder
-from xraycomp.model.state import restore_state, start_state
+from xraycomp.model.state import start_state
 from xraycomp.model.stem import GrayModel
 from xraycomp.report.metrics import epoch_scores
 
@@ -115,17 +116,18 @@ def begin(tmp_path, toy, plain_config, tiny_net):
 
     def start(name="run", net=None, train=None, val=None, resume_from=None, **changes):
         config = plain_config(**changes)
-        run = RunFolder.create(tmp_path / name)
+        run = RunFolder(tmp_path / name)
         films = toy[0] if train is None else train
         judged = toy[1] if val is None else val
-        classes = ALL_CLASSES[: judged.targets.shape[1]]
+        model = net or tiny_net()
+        model.classes = ALL_CLASSES[: judged.targets.shape[1]]
         stage = resume_from["stage"] if resume_from else 0
-        state = start_state(net or tiny_net(), len(films), config, torch.device("cpu"), stage)
+        state = start_state(model, len(films), config, torch.device("cpu"), stage)
         if resume_from:
             restore_state(state, resume_from, "the checkpoint")
 
         def go(score=epoch_scores, **options):
-            return fit(state, films, judged, classes, config, run, score, **options)
+            return fit(state, films, judged, config, run, score, **options)
 
         return state, go, run
 

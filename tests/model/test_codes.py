@@ -15,14 +15,16 @@ from torch import nn
 from xraycomp.console.errors import Stopped, UserError
 from xraycomp.data.batches import ImageSet
 from xraycomp.model import codes as codes_module
+from xraycomp.model.checkpoint import load_best, read_checkpoint
 from xraycomp.model.codes import build_codes, code_sets
-from xraycomp.model.inference import load_best, predict_probs
-from xraycomp.model.run import RunFolder, read_checkpoint
+from xraycomp.model.deadline import Deadline
+from xraycomp.model.engine import Loop
+from xraycomp.model.inference import predict_probs
+from xraycomp.model.run import RunFolder
 from xraycomp.model.zoo import create_model
 from xraycomp.train import main
 
 ARCH, N_FEATURES = "timm:resnet10t", 512
-CPU = torch.device("cpu")
 CLASSES = ("top", "below", "none")
 
 
@@ -46,7 +48,7 @@ ROWS = np.arange(3, 50)
 
 def test_codes_are_what_enters_the_head(model, films, plain_config):
     config = plain_config(batch_size=32)
-    codes = build_codes(model, films, ROWS, config, CPU).gather(np.arange(len(ROWS)))
+    codes = build_codes(model, films, ROWS, config).gather(np.arange(len(ROWS)))
     assert (codes.shape, codes.dtype) == ((47, N_FEATURES), np.float32)
     pixels = torch.from_numpy(films.gather(ROWS)[:, 1:17, 1:17])[:, None] / 255
     with torch.no_grad():
@@ -57,7 +59,7 @@ def test_codes_are_what_enters_the_head(model, films, plain_config):
 
 def test_the_joined_network_gives_what_the_head_gives_on_codes(model, films, plain_config):
     config = plain_config(batch_size=32)
-    codes = build_codes(model, films, ROWS, config, CPU)
+    codes = build_codes(model, films, ROWS, config)
     head = model.body.get_submodule(model.parts.head)
     with torch.inference_mode():
         # In the batches that the codes were computed in, so that not a bit may differ.
@@ -65,7 +67,7 @@ def test_the_joined_network_gives_what_the_head_gives_on_codes(model, films, pla
             head(torch.from_numpy(codes.gather(part))).double().softmax(dim=1)
             for part in np.split(np.arange(len(ROWS)), [32])
         ]
-    joined = predict_probs(model, films, ROWS, config, CPU)
+    joined = predict_probs(model, ImageSet(films, ROWS, np.zeros((len(ROWS), 3))), config)
     np.testing.assert_array_equal(joined, torch.cat(on_codes).numpy())
 
 
@@ -73,17 +75,17 @@ def test_codes_are_computed_once_and_anew_for_whatever_they_depend_on(
     model, films, plain_config, monkeypatch
 ):
     config = plain_config()
-    first = build_codes(model, films, ROWS, config, CPU)
+    first = build_codes(model, films, ROWS, config)
     stamp = first.path.stat().st_mtime_ns
     with monkeypatch.context() as patch:
         patch.setattr(codes_module, "_write_codes", None)  # would fail if it were called
-        assert build_codes(model, films, ROWS, config, CPU).path == first.path
+        assert build_codes(model, films, ROWS, config).path == first.path
         # What has no say: the head, the course of training, augmentation without passes.
         same = plain_config(lr=0.5, epochs=7, rotation=3.0, seed=5)
-        assert build_codes(model, films, ROWS, same, CPU).path == first.path
+        assert build_codes(model, films, ROWS, same).path == first.path
         other_head = create_model(ARCH, 5)
         other_head.load_state_dict(model.state_dict(), strict=False)
-        assert build_codes(other_head, films, ROWS, config, CPU).path == first.path
+        assert build_codes(other_head, films, ROWS, config).path == first.path
     assert first.path.stat().st_mtime_ns == stamp
 
     others = {first.path}
@@ -92,29 +94,29 @@ def test_codes_are_computed_once_and_anew_for_whatever_they_depend_on(
     nn.init.constant_(next(moved.body.buffers()), 0.25)
     pooled = create_model(ARCH, 3, pool="max", hidden=(16, 8))
     pooled.load_state_dict(model.state_dict())
-    others.add(build_codes(moved, films, ROWS, config, CPU).path)
-    others.add(build_codes(pooled, films, ROWS, plain_config(pool="max"), CPU).path)
-    others.add(build_codes(model, films, ROWS[1:], config, CPU).path)
-    others.add(build_codes(model, films, ROWS[:4], config, CPU).path)
-    others.add(build_codes(model, films, ROWS, plain_config(image_size=15), CPU).path)
+    others.add(build_codes(moved, films, ROWS, config).path)
+    others.add(build_codes(pooled, films, ROWS, plain_config(pool="max")).path)
+    others.add(build_codes(model, films, ROWS[1:], config).path)
+    others.add(build_codes(model, films, ROWS[:4], config).path)
+    others.add(build_codes(model, films, ROWS, plain_config(image_size=15)).path)
     passes = plain_config(codes_passes=1)
-    others.add(build_codes(model, films, ROWS[:4], passes, CPU).path)
+    others.add(build_codes(model, films, ROWS[:4], passes).path)
     changes = {"seed": 1, "flip": True, "rotation": 9.0, "scale": 0.2, "shift": 0.1}
     changes |= {"random_crop": True, "brightness": 0.1, "contrast": 0.1, "erasing": 0.5}
     for name, value in {**changes, "batch_size": 64}.items():
         changed = dataclasses.replace(passes, **{name: value})
-        others.add(build_codes(model, films, ROWS[:4], changed, CPU).path)
+        others.add(build_codes(model, films, ROWS[:4], changed).path)
     for name in ("mean", "std"):
         shifted = copy.deepcopy(model)
         setattr(shifted, name, getattr(model, name) + 0.1)
-        others.add(build_codes(shifted, films, ROWS[:4], config, CPU).path)
+        others.add(build_codes(shifted, films, ROWS[:4], config).path)
     assert len(others) == 19
     assert not list(films.folder.parent.glob("*.tmp"))
 
 
 def test_augmented_passes_are_mirrored_for_about_a_half(model, films, plain_config):
     config = plain_config(codes_passes=3, flip=True, batch_size=32)
-    codes = build_codes(model, films, ROWS, config, CPU)
+    codes = build_codes(model, films, ROWS, config)
     assert codes.codes.shape == (4, 47, N_FEATURES)
     plain, *passes = codes.codes
     pixels = torch.from_numpy(films.gather(ROWS)[:, 1:17, 1:17])[:, None] / 255
@@ -134,7 +136,7 @@ def test_augmented_passes_are_mirrored_for_about_a_half(model, films, plain_conf
 def test_each_image_of_each_augmented_pass_is_drawn_anew(model, make_set, plain_config):
     films = make_set([np.full((18, 18), 128, dtype=np.uint8)] * 64, np.arange(64) % 3, 18)
     config = plain_config(codes_passes=2, brightness=0.4, batch_size=32)
-    plain, *passes = build_codes(model, films.cache, films.rows, config, CPU).codes
+    plain, *passes = build_codes(model, films.cache, films.rows, config).codes
     np.testing.assert_allclose(plain, plain[:1].repeat(64, axis=0), atol=1e-4)
     assert len(np.unique(np.concatenate(passes).round(4), axis=0)) == 128
 
@@ -142,19 +144,19 @@ def test_each_image_of_each_augmented_pass_is_drawn_anew(model, make_set, plain_
 def test_sets_of_codes_keep_each_image_s_label(model, films, toy, plain_config):
     train = ImageSet(films, ROWS[[5, 2, 9]], toy[0].targets[[0, 1, 2]])
     val = ImageSet(films, ROWS[[0, 40]], toy[0].targets[[2, 0]])
-    codes = build_codes(model, films, ROWS, plain_config(codes_passes=1), CPU)
+    codes = build_codes(model, films, ROWS, plain_config(codes_passes=1))
     coded, judged = code_sets(codes, ROWS, train, val)
     assert len(coded) == 6  # each image, and a copy of each
-    np.testing.assert_array_equal(coded.labels, [0, 1, 2, 0, 1, 2])
+    np.testing.assert_array_equal(coded.targets.argmax(axis=1), [0, 1, 2, 0, 1, 2])
     both = np.concatenate([codes.codes[0][[5, 2, 9]], codes.codes[1][[5, 2, 9]]])
     np.testing.assert_array_equal(codes.gather(coded.rows), both)
     np.testing.assert_array_equal(codes.gather(judged.rows), codes.codes[0][[0, 40]])
-    np.testing.assert_array_equal(judged.labels, [2, 0])
+    np.testing.assert_array_equal(judged.targets.argmax(axis=1), [2, 0])
 
 
 def test_a_stop_or_the_deadline_leaves_no_half_codes(model, films, plain_config, monkeypatch):
     with pytest.raises(UserError, match=r"time limit .* 32 of 47 codes .* longer --time-limit"):
-        build_codes(model, films, ROWS, plain_config(), CPU, deadline=time.monotonic())
+        build_codes(model, films, ROWS, plain_config(), Deadline(time.monotonic()))
     gather = type(films).gather
 
     def stop(cache, rows):
@@ -163,7 +165,7 @@ def test_a_stop_or_the_deadline_leaves_no_half_codes(model, films, plain_config,
 
     monkeypatch.setattr(type(films), "gather", stop)
     with pytest.raises(Stopped, match=r"Stopped while computing codes\."):
-        build_codes(model, films, ROWS, plain_config(), CPU)
+        build_codes(model, films, ROWS, plain_config())
     assert [path.name for path in films.folder.parent.iterdir()] == [films.folder.name]
 
 
@@ -208,7 +210,7 @@ def test_head_then_whole_network_as_one_run(done):
     assert len(done.predictions("test")) == 6
     config = done.config()
     assert (config.head, config.pool, config.codes_epochs) == ((16, 8), "attention", 4)
-    load_best(done.best, done.competition().classes, config)
+    load_best(done)
 
 
 def test_stopped_between_head_and_network_it_goes_on_the_same(job, done, monkeypatch):
@@ -222,8 +224,8 @@ def test_stopped_between_head_and_network_it_goes_on_the_same(job, done, monkeyp
             os.kill(os.getpid(), signal.SIGTERM)
         return finish(*args)
 
-    finish = codes_module.Loop.finish_epoch
-    monkeypatch.setattr(codes_module.Loop, "finish_epoch", stop)
+    finish = Loop.finish_epoch
+    monkeypatch.setattr(Loop, "finish_epoch", stop)
     folder = done.path.with_name("stopped")
     with pytest.raises(Stopped, match=f"after epoch 2. Go on with: .* --resume {folder}$"):
         run_job(job, "stopped")

@@ -151,3 +151,24 @@ def test_a_wrong_recipe_is_refused_and_the_file_named(recipe, sentence):
 @pytest.mark.parametrize("slug", built_in_slugs())
 def test_the_recipes_that_come_with_the_kit_are_sound(slug):
     assert TrainConfig.from_recipe(load_competition(slug).recipe, slug)
+
+
+def test_a_run_goes_on_elsewhere_and_longer_but_never_with_other_settings():
+    saved = TrainConfig(weights="/kaggle/input/a/net.pth", competition="mine.toml", epochs=3)
+    moved = TrainConfig(
+        weights="net.pth",
+        competition="kernels/mine/mine.toml",
+        epochs=3,
+        resume=Path("runs/x"),
+        data=Path("elsewhere.zip"),
+        data_dir=Path("/tmp"),
+        time_limit=5,
+        device="cpu",
+        devices=2,
+        workers=1,
+    )
+    moved.check_resumed(saved, "runs/x")
+    for changes in ({"epochs": 10}, {"weights": "other.pth"}, {"weights": "none"}, {"seed": 1}):
+        (name,) = changes
+        with pytest.raises(UserError, match=f"^runs/x was started with --{name} .* cannot go on"):
+            dataclasses.replace(moved, **changes).check_resumed(saved, "runs/x")

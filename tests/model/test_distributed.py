@@ -19,11 +19,12 @@ from PIL import Image
 import xraycomp
 from xraycomp.console.command import parse_flags
 from xraycomp.console.errors import UserError
+from xraycomp.model.checkpoint import read_checkpoint
 from xraycomp.model.config import TrainConfig
 from xraycomp.model.distributed import count_processes, share_batch_norm
-from xraycomp.model.run import RunFolder, read_checkpoint
+from xraycomp.model.run import RunFolder
 from xraycomp.model.zoo import create_model
-from xraycomp.train import main, train
+from xraycomp.train import HELP, main, train
 
 # A network without batch norm and dropout; with everything that looks at a whole batch.
 BASE = "--arch timm:test_convnext --image-size 32 --epochs 2 --batch-size 4 --accumulate 2"
@@ -76,7 +77,9 @@ def alone(data, tmp_path_factory):
 def together(data, tmp_path_factory):
     """The same run of two."""
     folder = tmp_path_factory.mktemp("together")
-    config = parse_flags(TrainConfig, flags_of(data, folder, "--devices", 2), prog="train")
+    config = parse_flags(
+        TrainConfig, flags_of(data, folder, "--devices", 2), prog="train", help=HELP
+    )
     run = train(config)
     assert run == RunFolder(folder / "runs" / "one")
     return run.path

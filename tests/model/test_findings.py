@@ -10,9 +10,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from xraycomp.data.batches import ImageSet
 from xraycomp.model import engine
 from xraycomp.model.augment import mix
-from xraycomp.model.inference import load_best, predict_probs
-from xraycomp.model.run import read_checkpoint, save_checkpoint
-from xraycomp.model.zoo import create_model
+from xraycomp.model.inference import predict_probs
 from xraycomp.report.metrics import epoch_scores
 
 CPU = torch.device("cpu")
@@ -58,7 +56,7 @@ def test_findings_that_can_be_learned_are_learned(start, films, plain_config, lo
     table = run.epochs()
     assert table["train_loss"].iloc[-1] < table["train_loss"].iloc[0] / 2
     val = films[1]
-    probs = predict_probs(state.model, val.cache, val.rows, plain_config(), CPU)
+    probs = predict_probs(state.model, val, plain_config())
     known = ~np.isnan(val.targets)
     assert (known.sum(axis=0) < [49, 48]).all()
     for column in range(2):
@@ -71,7 +69,7 @@ def test_the_validation_loss_is_that_of_the_known_labels(start, films, plain_con
     state, go, run = start(epochs=2, lr=0.05)
     go(scores)
     val = films[1]
-    probs = predict_probs(state.model, val.cache, val.rows, plain_config(), CPU)
+    probs = predict_probs(state.model, val, plain_config())
     known = ~np.isnan(val.targets)
     wanted = log_loss(val.targets[known], probs[known])
     assert run.epochs()["val_loss"].iloc[-1] == pytest.approx(wanted, abs=1e-6)
@@ -82,7 +80,7 @@ def test_the_training_loss_is_the_mean_over_the_known_labels(start, films, plain
     state, go, run = start(lr=0.0, label_smoothing=0.0, batch_size=96)
     go(scores)
     train = films[0]
-    probs = predict_probs(state.model, train.cache, train.rows, plain_config(), CPU)
+    probs = predict_probs(state.model, train, plain_config())
     known = ~np.isnan(train.targets)
     wanted = log_loss(train.targets[known], probs[known])
     assert run.epochs()["train_loss"].iloc[0] == pytest.approx(wanted, abs=1e-5)
@@ -117,7 +115,7 @@ def test_shares_of_several_processes_weigh_by_their_known_labels(
         monkeypatch.setattr(
             engine, "reduce_gradients", lambda all_: found.extend(p.grad.clone() for p in all_)
         )
-        loop = engine.Loop(state, *films, ("top", "below"), plain_config(), run, scores)
+        loop = engine.Loop(state, *films, plain_config(), run, scores)
         loss = loop.step(positions)
         return [*found, loss]
 
@@ -159,32 +157,13 @@ def test_a_training_set_of_unknown_labels_moves_nothing(start, films):
     assert run.epochs()["train_loss"].iloc[0] == 0
 
 
-def test_the_kind_of_probabilities_is_kept_with_the_weights(start, tmp_path, plain_config):
-    _, go, run = start()
-    go(scores)
-    for path in (run.best, run.checkpoint):
-        assert read_checkpoint(path)["activation"] == "sigmoid"
-    torch.manual_seed(0)
-    net = create_model("squeezenet1_1", 2)
-    for activation in ("sigmoid", "softmax"):
-        content = {"model": net.state_dict(), "mean": net.mean, "std": net.std, "config": {}}
-        path = tmp_path / f"{activation}.pt"
-        save_checkpoint(path, {**content, "classes": ["a", "b"], "activation": activation})
-        config = plain_config(arch="squeezenet1_1", image_size=32)
-        model = load_best(path, ("a", "b"), config)
-        assert model.activation == activation
-        logits = torch.tensor([[2.0, -1.0]])
-        wanted = logits.sigmoid() if activation == "sigmoid" else logits.softmax(dim=1)
-        torch.testing.assert_close(model.probabilities(logits), wanted.double())
-
-
 @pytest.mark.parametrize("tta", [False, True])
 def test_probabilities_of_findings_are_sigmoids(start, films, plain_config, tta):
     state, _, _ = start()
     val = films[1]
-    found = predict_probs(state.model, val.cache, val.rows, plain_config(), CPU, tta=tta)
+    found = predict_probs(state.model, val, plain_config(), tta=tta)
     state.model.activation = "softmax"
-    other = predict_probs(state.model, val.cache, val.rows, plain_config(), CPU, tta=False)
+    other = predict_probs(state.model, val, plain_config(), tta=False)
     if not tta:
         # Of two logits a and b the softmax is the sigmoid of their difference.
         logits = np.log(found / (1 - found))

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from xraycomp.console.errors import UserError
+from xraycomp.data.batches import ImageSet
 from xraycomp.model.config import TrainConfig
-from xraycomp.model.inference import choose_device, load_best, predict_probs
-from xraycomp.model.run import save_checkpoint
+from xraycomp.model.device import choose_device
+from xraycomp.model.inference import predict_probs
 from xraycomp.model.zoo import create_model
 
 CPU = torch.device("cpu")
@@ -33,7 +34,7 @@ def net():
 
 def probs_of(model, films, rows=None, **options):
     rows = films.rows if rows is None else rows
-    return predict_probs(model, films.cache, rows, CONFIG, CPU, **options)
+    return predict_probs(model, ImageSet(films.cache, rows, films.targets), CONFIG, **options)
 
 
 @pytest.mark.parametrize("tta", [False, True])
@@ -56,7 +57,7 @@ def test_rows_are_probabilities_in_full_precision(net, films):
 def test_tta_is_the_mean_of_both_views(net, films, make_set):
     """Against films that were mirrored before they were written."""
     pixels = films.cache.gather(films.rows)
-    mirrored = make_set(list(pixels[:, :, ::-1].copy()), films.labels, 36)
+    mirrored = make_set(list(pixels[:, :, ::-1].copy()), films.targets.argmax(axis=1), 36)
     one, other = probs_of(net, films), probs_of(net, mirrored)
     assert np.abs(one - other).max() > 1e-4
     np.testing.assert_allclose(probs_of(net, films, tta=True), (one + other) / 2, atol=1e-6)
@@ -84,31 +85,6 @@ def test_dropout_is_off(films):
     model = create_model("squeezenet1_1", 3)
     model.train()
     np.testing.assert_array_equal(probs_of(model, films), probs_of(model, films))
-
-
-@pytest.fixture
-def best(tmp_path, net):
-    path = tmp_path / "best.pt"
-    content = {"model": net.state_dict(), "mean": net.mean, "std": net.std}
-    save_checkpoint(path, {**content, "classes": ["a", "b", "c"], "config": {}})
-    return path
-
-
-def test_best_weights_come_back_as_the_network_that_was_saved(best, net, films):
-    model = load_best(best, ("a", "b", "c"), CONFIG)
-    assert (model.mean, model.std) == (net.mean, net.std)
-    np.testing.assert_allclose(probs_of(model, films), probs_of(net, films), atol=1e-6)
-
-
-@pytest.mark.parametrize("classes", [("a", "c", "b"), ("a", "b"), ("x", "y", "z")])
-def test_best_weights_of_other_classes_are_refused(best, classes):
-    with pytest.raises(UserError, match="was trained on the classes a, b, c, not on"):
-        load_best(best, classes, CONFIG)
-
-
-def test_best_weights_of_another_architecture_are_refused(best):
-    with pytest.raises(UserError, match="do not belong to squeezenet1_1"):
-        load_best(best, ("a", "b", "c"), TrainConfig(arch="squeezenet1_1"))
 
 
 def test_the_processor_can_always_be_chosen():

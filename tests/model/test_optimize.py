@@ -19,11 +19,12 @@ LR = 0.1
 def rates(steps_per_epoch=10, **fields):
     """The learning rate of every step of a run, and the one that is left after it."""
     config = TrainConfig(lr=LR, **fields)
+    (stage,) = config.training_stages()
     weight = nn.Parameter(torch.ones(1))
     optimizer = SGD([{"params": [weight]}, {"params": [nn.Parameter(torch.ones(1))]}], lr=LR)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        scheduler = create_scheduler(optimizer, config, steps_per_epoch)
+        scheduler = create_scheduler(optimizer, config, stage, steps_per_epoch)
         seen = []
         for _ in range(config.epochs * steps_per_epoch):
             assert len({group["lr"] for group in optimizer.param_groups}) == 1
@@ -31,6 +32,11 @@ def rates(steps_per_epoch=10, **fields):
             optimizer.step()
             scheduler.step()
     return np.array(seen), optimizer.param_groups[0]["lr"]
+
+
+def optimizer_of(model, **fields):
+    config = TrainConfig(**fields)
+    return create_optimizer(model, config, config.training_stages()[0])
 
 
 def cosine(count):
@@ -90,8 +96,9 @@ def test_every_schedule_lasts_as_long_as_the_run(schedule, warmup, epochs, steps
 def test_one_cycle_leaves_the_momentum_alone():
     config = TrainConfig(lr=LR, momentum=0.8, schedule="onecycle", epochs=2)
     model = nn.Linear(2, 2)
-    optimizer = create_optimizer(model, config)
-    scheduler = create_scheduler(optimizer, config, 5)
+    (stage,) = config.training_stages()
+    optimizer = create_optimizer(model, config, stage)
+    scheduler = create_scheduler(optimizer, config, stage, 5)
     for _ in range(10):
         optimizer.step()
         scheduler.step()
@@ -103,7 +110,7 @@ def test_one_cycle_leaves_the_momentum_alone():
 def test_norms_and_biases_do_not_decay_and_all_other_weights_do(name, arch):
     """Without a gradient, what moves is what decays."""
     model = create_model(arch, 3)
-    optimizer = create_optimizer(model, TrainConfig(optimizer=name, weight_decay=0.1, lr=0.5))
+    optimizer = optimizer_of(model, optimizer=name, weight_decay=0.1, lr=0.5)
     before = {key: value.detach().clone() for key, value in model.named_parameters()}
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -125,7 +132,7 @@ def test_sgd_and_adamw_shrink_weights_by_rate_times_decay():
     for name in ("sgd", "adamw"):
         model = nn.Linear(3, 3)
         before = model.weight.detach().clone()
-        optimizer = create_optimizer(model, TrainConfig(optimizer=name, weight_decay=0.1, lr=0.5))
+        optimizer = optimizer_of(model, optimizer=name, weight_decay=0.1, lr=0.5)
         model.weight.grad = torch.zeros(3, 3)
         optimizer.step()
         torch.testing.assert_close(model.weight.detach(), before * (1 - 0.5 * 0.1))
@@ -134,14 +141,13 @@ def test_sgd_and_adamw_shrink_weights_by_rate_times_decay():
 def test_the_configured_optimizer_is_made_and_frozen_weights_are_left_out():
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     model[0].requires_grad_(False)
-    config = TrainConfig(optimizer="sgd", momentum=0.7, lr=0.3)
-    optimizer = create_optimizer(model, config)
+    optimizer = optimizer_of(model, optimizer="sgd", momentum=0.7, lr=0.3)
     assert optimizer.defaults["lr"] == 0.3
     assert optimizer.defaults["momentum"] == 0.7
     held = [p for group in optimizer.param_groups for p in group["params"]]
     assert {id(p) for p in held} == {id(p) for p in model[1].parameters()}
     kinds = {
-        name: type(create_optimizer(model, TrainConfig(optimizer=name))).__name__
+        name: type(optimizer_of(model, optimizer=name)).__name__
         for name in ("sgd", "adam", "adamw")
     }
     assert kinds == {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}

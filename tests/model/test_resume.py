@@ -22,7 +22,7 @@ from PIL import Image
 
 import xraycomp
 from xraycomp.console.errors import UserError
-from xraycomp.model.run import read_checkpoint
+from xraycomp.model.checkpoint import read_checkpoint
 from xraycomp.train import main
 
 BASE = "--arch mobilenet_v3_small --image-size 32 --epochs 2 --batch-size 4 --lr 0.02 --device cpu"
@@ -214,9 +214,10 @@ def test_resuming_with_another_setting_is_refused(finished, flags, field, old, n
     before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
     with pytest.raises(UserError) as caught:
         main(["--resume", str(finished), *flags])
+    flag = field.replace("_", "-")
     assert str(caught.value) == (
-        f"{finished} was started with {field} {old} and cannot go on with {new}. "
-        "Leave the flag out, or train anew."
+        f"{finished} was started with --{flag} {old} and cannot go on with {new}. "
+        "Leave that as it was, or train anew under another name."
     )
     assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
 

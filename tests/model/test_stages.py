@@ -12,9 +12,11 @@ from torch import nn
 
 from xraycomp.console.errors import Stopped, UserError
 from xraycomp.model import engine
+from xraycomp.model.checkpoint import read_checkpoint
 from xraycomp.model.config import TrainConfig
-from xraycomp.model.run import read_checkpoint
-from xraycomp.model.stages import Stage, first_layer, parse_stages, train_from
+from xraycomp.model.freezing import first_layer, train_from
+from xraycomp.model.stages import Stage, parse_stages
+from xraycomp.model.state import check_trainable
 from xraycomp.model.stem import GrayModel
 from xraycomp.model.zoo import create_model
 from xraycomp.report.metrics import epoch_scores
@@ -308,9 +310,12 @@ def assert_equal(found, wanted):
         assert found == wanted
 
 
-def test_stages_of_layers_that_are_not_there_are_refused_before_anything_is_trained(staged):
+def test_stages_of_layers_that_are_not_there_are_refused_before_anything_is_trained(
+    tiny_net, plain_config
+):
+    config = plain_config(stages="head:0.1:1 layer4:0.1:1")
     with pytest.raises(UserError, match="the network has no layer layer4"):
-        staged(stages="head:0.1:1 layer4:0.1:1")
+        check_trainable(tiny_net(), config)
 
 
 def test_a_rate_far_too_high_names_the_stages(staged):

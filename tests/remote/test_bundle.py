@@ -301,5 +301,5 @@ def test_the_kernels_that_come_with_the_kit_build(tmp_path: Path, name: str) -> 
     folder = shutil.copytree(source, tmp_path / name)
     assert len((folder / "train.py").read_text().splitlines()) <= 20
     bundle = build(folder)
-    assert bundle.kernel == name
+    assert bundle.metadata.slug == name
     assert compile(bundle.path.read_text(), str(bundle.path), "exec")

@@ -117,19 +117,18 @@ def test_a_stale_token_that_shadows_a_good_key_is_said_as_such(place, refused, m
     place(KAGGLE_API_TOKEN=STALE, kaggle__json=GOOD_JSON)
     said = refused(main, "--competition", "xray-demo")
     match(r"Kaggle refused KAGGLE_API_TOKEN \(401\).*it shadows .*kaggle\.json", said)
-    lines, healthy = examine()
-    assert not healthy
-    assert lines[-1].startswith("It shadows ")
-    assert lines[-1].endswith(
-        "kaggle.json, which Kaggle accepts: remove or renew KAGGLE_API_TOKEN."
+    match(
+        r"It shadows \S+kaggle\.json, which Kaggle accepts: remove or renew KAGGLE_API_TOKEN\.$",
+        refused(main, "--doctor"),
     )
 
 
-def test_the_doctor_names_every_source_and_the_winner(place, tmp_path):
+def test_the_doctor_names_every_source_and_the_winner(place, tmp_path, caplog):
     place(access_token=TOKEN, kaggle__json=GOOD_JSON, KAGGLE_USERNAME="bob")
     (tmp_path / "home/.kaggle/access_token").chmod(0o644)
-    lines, healthy = examine()
-    assert healthy
+    with caplog.at_level("INFO", "xraycomp"):
+        examine()
+    lines = caplog.messages
     assert "1. ~/.kaggle/access_token: this one is used; can be read by others" in lines[1]
     assert "2. KAGGLE_USERNAME and" in lines[2]
     assert "not used" in lines[2]
@@ -152,10 +151,11 @@ def test_the_doctor_names_every_source_and_the_winner(place, tmp_path):
         ({"KAGGLE_USERNAME": USER, "KAGGLE_KEY": "kéy…"}, "KAGGLE_KEY: holds line breaks, spaces"),
     ],
 )
-def test_the_doctor_says_what_cannot_be_used(place, values, said):
+def test_the_doctor_says_what_cannot_be_used(place, caplog, values, said):
     place(**values)
-    lines, healthy = examine()
-    assert not healthy
+    with caplog.at_level("INFO", "xraycomp"), pytest.raises(UserError) as error:
+        examine()
+    lines = [*caplog.messages, str(error.value)]
     assert any(said in line for line in lines), lines
     assert TOKEN not in "".join(lines)
 

@@ -11,6 +11,7 @@ from kaggle_server import KEY, Dataset
 from xraycomp.console.errors import UserError
 from xraycomp.download import DownloadConfig, download, main
 from xraycomp.remote import client
+from xraycomp.remote.failures import Subject
 from xraycomp.remote.transfer import download_file
 
 SLUG = "xray-demo"
@@ -118,9 +119,7 @@ def test_storage_that_is_busy_while_resuming_costs_no_bytes(signed_in, tmp_path)
     signed_in.fault("GET blob", truncate=120_000)
     signed_in.fault("GET blob", status=503)
     path = tmp_path / "file.bin"
-    download_file(
-        lambda: signed_in.store("file.bin", data), path, client.Subject("download a file")
-    )
+    download_file(lambda: signed_in.store("file.bin", data), path, Subject("download a file"))
     assert path.read_bytes() == data
     asked = [call.headers.get("Range") for call in signed_in.log if call.method == "GET blob"]
     assert asked == [None, asked[1], asked[1]]
@@ -252,5 +251,7 @@ def test_training_on_a_competition_downloads_what_is_missing(signed_in, tmp_path
     )
     assert done.returncode == 0, done.stderr
     assert "every file and checksum in order" in done.stdout
+    for bar in ("Download", "Check"):  # in a file or a pipe they would be many lines
+        assert f"{bar} xray-demo.zip" not in done.stderr
     assert (tmp_path / "runs/one/submission.csv").is_file()
     assert KEY not in done.stdout + done.stderr

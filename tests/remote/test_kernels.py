@@ -12,12 +12,14 @@ import pytest
 from kaggle_server import KEY, USER, Dataset, KernelVersion
 
 from xraycomp.console.errors import UserError
+from xraycomp.kernel import main
 from xraycomp.remote import kernels, waiting
 from xraycomp.remote.bundle import build
 from xraycomp.remote.client import connect
 from xraycomp.remote.datasets import publish, wait_until_ready
-from xraycomp.remote.kernels import decode_log, push, read_pushed, read_status, wait
-from xraycomp.remote.metadata import read_metadata, write_owner
+from xraycomp.remote.kernels import push, read_pushed, read_status, wait
+from xraycomp.remote.logs import decode_log
+from xraycomp.remote.metadata import write_owner
 from xraycomp.remote.outputs import pull
 
 KERNELS = Path(__file__).parents[2] / "kernels"
@@ -52,7 +54,7 @@ def pushed(signed_in, folder):
     def run():
         bundle = build(folder)
         with connect() as kaggle:
-            return push(kaggle, folder, read_metadata(folder), bundle)
+            return push(kaggle, bundle)
 
     return run
 
@@ -175,6 +177,21 @@ def test_a_new_data_set_is_made_and_listed(signed_in, tmp_path):
     assert request["isPrivate"] is True
 
 
+def test_a_data_set_of_a_longer_name_is_not_the_attached_one(
+    signed_in, folder, change, tmp_path, caplog
+):
+    (tmp_path / "w.pt").write_bytes(b"1")
+    command = ["weights", str(folder), "--dataset", "ada/weights", "--file", str(tmp_path / "w.pt")]
+    change(dataset_sources=["ada/weights-small"])
+    with caplog.at_level("INFO", "xraycomp"):
+        main(command)
+        assert "Attach it with 'ada/weights'" in caplog.text
+        caplog.clear()
+        change(dataset_sources=["ada/weights/2"])
+        main(command)
+    assert "ready" in caplog.text and "Attach it" not in caplog.text
+
+
 @pytest.mark.parametrize("method", ["CreateDataset", "CreateDatasetVersion"])
 def test_a_data_set_error_with_status_200_is_a_failure(signed_in, tmp_path, method):
     (tmp_path / "a.pt").write_bytes(b"1")
@@ -208,7 +225,7 @@ def test_waiting_follows_to_the_end_through_network_errors(signed_in, pushed, ca
     note = pushed()
     signed_in.fault("GetKernelSessionStatus", drop=True, times=7)
     with connect() as kaggle:
-        wait(kaggle, note, longest_pause=0.02)
+        wait(kaggle, note, poll=0.02)
     said = [line.split(": ")[1] for line in caplog.messages if "version 1: " in line]
     assert [state for state in said if "no answer" not in state] == [
         "queued",
@@ -226,7 +243,7 @@ def test_a_failed_kernel_is_a_failure_with_the_end_of_its_log(signed_in, pushed,
     signed_in.run_kernel = lambda version: (["RUNNING", status], text, {})
     note = pushed()
     with connect() as kaggle, pytest.raises(UserError, match=said) as caught:
-        wait(kaggle, note, longest_pause=0.01)
+        wait(kaggle, note, poll=0.01)
     lines = str(caught.value).splitlines()
     assert lines[-1].strip() == "ValueError: the planted one"
     assert len(lines) == 2 + kernels.LOG_LINES
@@ -306,7 +323,26 @@ def test_a_failure_is_told_even_where_its_log_cannot_be_had(signed_in, pushed):
     note = pushed()
     signed_in.fault("ListKernelSessionOutput", status=404)
     with connect() as kaggle, pytest.raises(UserError, match="version 1 failed"):
-        wait(kaggle, note, longest_pause=0.01)
+        wait(kaggle, note, poll=0.01)
+
+
+def test_of_all_kernels_each_has_its_turn(signed_in, pushed, folder, refused, caplog):
+    ignore = shutil.ignore_patterns("kernel.py")
+    for name in ("acse4-resnet18", "openi-cnn-codes"):
+        shutil.copytree(KERNELS / name, folder.parent / name, ignore=ignore)
+    signed_in.run_kernel = lambda version: (["ERROR"], "the planted failure\n", {})
+    note = pushed()
+    flags = ("all", "--kernels-dir", str(folder.parent))
+    with caplog.at_level("INFO", "xraycomp"):
+        main(["status", *flags])  # those that were never pushed are no failure
+    assert sum("Nothing was pushed from" in line for line in caplog.messages) == 2
+    assert any(line.startswith(f"{note.label}: error. Pushed") for line in caplog.messages)
+    (folder.parent / "openi-cnn-codes/pushed.json").write_text("{}")
+    said = refused(main, "wait", *flags)
+    assert said == "2 of 3 kernels failed: openi-cnn-codes, phantom-resnet18. See above."
+    main(["check", *flags])
+    with pytest.raises(UserError, match=f"{note.label} failed"):
+        main(["wait", str(folder)])
 
 
 def test_a_copied_kernel_does_not_overwrite_the_original(folder):

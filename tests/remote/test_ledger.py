@@ -19,13 +19,13 @@ from xraycomp.remote.ledger import (
     update,
 )
 from xraycomp.remote.standing import format_standing, standing
-from xraycomp.remote.submissions import Sent
+from xraycomp.remote.submissions import Submission
 
 SLUG = "xray-demo"
 
 
 def sent(ref, status="COMPLETE", public="0.75000", private="", error=""):
-    return Sent(ref, "2026-11-21T05:00:00Z", "A.csv", "A", 10, status, public, private, error)
+    return Submission(ref, "2026-11-21T05:00:00Z", "A.csv", "A", 10, status, public, private, error)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ import xraycomp
 from xraycomp.console.errors import UserError
 from xraycomp.data.competition import load_competition
 from xraycomp.data.slice import draw_slice
+from xraycomp.remote.bundle import build
 from xraycomp.remote.rehearsal import rehearse
 
 Make = Callable[..., Path]
@@ -34,8 +35,7 @@ def test_a_good_kernel_passes_under_both_layouts(
 ) -> None:
     folder = make_kernel()
     with caplog.at_level(logging.INFO, "xraycomp"):
-        bundle = rehearse(folder, data_dir=tmp_path / "data", train_images=24)
-    assert bundle.path == folder / "kernel.py" and bundle.path.is_file()
+        rehearse(build(folder), data_dir=tmp_path / "data", train_images=24)
     said = [record.getMessage() for record in caplog.records]
     assert said[0] == "No data of toy-films: drew 24 stand-in images (phantoms)."
     assert [line for line in said if line.startswith("Rehearsing")] == [
@@ -97,7 +97,7 @@ FAILING = {
 def test_a_bad_kernel_is_found_out(make_kernel: Make, tmp_path: Path, kind: str) -> None:
     script, complaint, last = FAILING[kind]
     with pytest.raises(UserError) as caught:
-        rehearse(make_kernel(FIRST + script), data_dir=tmp_path / "data", train_images=6)
+        rehearse(build(make_kernel(FIRST + script)), data_dir=tmp_path / "data", train_images=6)
     said = str(caught.value)
     assert said.startswith("The rehearsal of toy-kernel (new layout)")
     assert complaint in said
@@ -132,7 +132,9 @@ def test_a_broken_submission_is_found_out(
 ) -> None:
     write = "\nPath('submission.csv').write_text('\\n'.join(rows))" if "rows" in script else ""
     with pytest.raises(UserError) as caught:
-        rehearse(make_kernel(BROKEN + script + write), data_dir=tmp_path / "data", train_images=6)
+        rehearse(
+            build(make_kernel(BROKEN + script + write)), data_dir=tmp_path / "data", train_images=6
+        )
     assert complaint in str(caught.value)
 
 
@@ -146,7 +148,7 @@ left, right = socket.socketpair()
 print("spoke to itself")
 """
     with pytest.raises(UserError, match="spoke to itself"):
-        rehearse(make_kernel(script), data_dir=tmp_path / "data", train_images=6)
+        rehearse(build(make_kernel(script)), data_dir=tmp_path / "data", train_images=6)
 
 
 def test_local_data_are_cut_to_a_slice(
@@ -170,7 +172,7 @@ print("test", len(list((root / "films" / "test").glob("*.png"))))
 print((root / "sample.csv").read_text().split()[1:3])
 """
     with caplog.at_level(logging.INFO, "xraycomp"), pytest.raises(UserError) as caught:
-        rehearse(make_kernel(script), data=root, data_dir=tmp_path / "data", train_images=9)
+        rehearse(build(make_kernel(script)), data=root, data_dir=tmp_path / "data", train_images=9)
     said = str(caught.value).splitlines()
     assert said[-5:] == ["stripe 3", "disc 3", "blank 3", "test 24", "['t39,0', 't38,0']"]
     assert f"Using 9 training images of {root}." in caplog.text
@@ -200,7 +202,7 @@ for path in sorted(root.rglob("net.pth")):
     }
     with pytest.raises(UserError) as caught:
         rehearse(
-            make_kernel(script, **sources),
+            build(make_kernel(script, **sources)),
             data_dir=tmp_path / "data",
             attach=attach,
             train_images=6,
@@ -211,12 +213,12 @@ for path in sorted(root.rglob("net.pth")):
         "notebooks/me/earlier/net.pth True",
     ]
     with pytest.raises(UserError, match="me/other is not among the sources of toy-kernel"):
-        rehearse(make_kernel(script), attach={"me/other": tmp_path})
+        rehearse(build(make_kernel(script)), attach={"me/other": tmp_path})
 
 
 def test_a_competition_that_nothing_describes_is_refused(make_kernel: Make) -> None:
     with pytest.raises(UserError, match="Nothing describes the competition other-films"):
-        rehearse(make_kernel(competition_sources=["other-films"]))
+        rehearse(build(make_kernel(competition_sources=["other-films"])))
 
 
 def alive(pids: Path) -> list[int]:
@@ -256,7 +258,7 @@ def test_a_kernel_that_does_not_end_is_ended_with_its_children(
 ) -> None:
     pids = tmp_path / "pids"
     with pytest.raises(UserError, match=r"did not end within 0\.05 minutes") as caught:
-        rehearse(make_kernel(SLEEPER.format(pids=str(pids))), train_images=6, timeout=3)
+        rehearse(build(make_kernel(SLEEPER.format(pids=str(pids)))), train_images=6, timeout=3)
     assert "asleep" in str(caught.value)
     assert_ended(pids)
 

@@ -141,13 +141,6 @@ def test_a_run_of_another_name_or_without_a_checkpoint_is_not_continued(root: Pa
     assert prepare_session(ACSE, root, root).resume is None
 
 
-def test_a_run_begun_with_other_settings_is_an_error(root: Path) -> None:
-    attach_run(root, dataclasses.replace(ACSE, epochs=3))
-    with pytest.raises(UserError, match="was started with epochs 3 and cannot go on with 10"):
-        prepare_session(ACSE, root, root)
-    assert not (root / "working" / "runs").exists()
-
-
 def test_two_attached_runs_of_the_name_are_an_error(root: Path) -> None:
     attach_run(root, ACSE)
     attach_run(root, ACSE, "another")
@@ -167,19 +160,6 @@ def test_the_time_limit_is_what_is_left_of_the_session(
     config = dataclasses.replace(PHANTOM, time_limit=wanted)
     limit = prepare_session(config, tmp_path, tmp_path).time_limit
     assert limit == pytest.approx(left, abs=0.1)
-
-
-@dataclasses.dataclass(frozen=True)
-class Other:
-    """A configuration without most of the fields."""
-
-    runs_dir: Path = Path("runs")
-    lr: float = 0.1
-
-
-def test_fields_that_a_configuration_lacks_are_left_alone(root: Path) -> None:
-    assert prepare_session(Other(), root, root) == Other(runs_dir=root / "working" / "runs")
-    assert shorten(Other(), 10) == Other()
 
 
 def test_a_rehearsal_is_one_epoch_of_whole_batches() -> None:

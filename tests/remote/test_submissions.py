@@ -2,6 +2,7 @@
 
 import os
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from kaggle_server import KEY, KernelVersion, Submission
@@ -9,8 +10,7 @@ from kaggle_server import KEY, KernelVersion, Submission
 from xraycomp.console.errors import UserError
 from xraycomp.remote import sending, submissions
 from xraycomp.remote.client import LostAnswer, connect
-from xraycomp.remote.marks import describe, file_mark, kernel_mark, marked_kernel, without_mark
-from xraycomp.remote.sending import send, send_kernel_version
+from xraycomp.remote.drafts import Draft, KernelOutput, LocalFile, marked_kernel, without_mark
 from xraycomp.remote.submissions import (
     list_submissions,
     remaining,
@@ -28,6 +28,7 @@ def account(kaggle, tmp_path, monkeypatch):
         monkeypatch.delenv(name)
     for name, value in kaggle.environment(tmp_path).items():
         monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sending, "_LOOKS", (0.0, 0.1))
     with connect() as account:
         yield account
@@ -37,7 +38,14 @@ def account(kaggle, tmp_path, monkeypatch):
 def file(tmp_path):
     path = tmp_path / "A.csv"
     path.write_text("name,target\ntest_0,0\ntest_1,1\ntest_2,2\n")
-    return path
+    return LocalFile(path)
+
+
+def send(account, competition, content, message, before=None):
+    """Send a draft after a look at the list; the ledger lies beside what the tests write."""
+    draft = Draft(competition, message, content)
+    before = list_submissions(account, competition) if before is None else before
+    return sending.send(account, draft, Path("ledger.csv"), before)
 
 
 def creations(kaggle):
@@ -54,21 +62,21 @@ def test_a_file_is_sent_once_and_scored(kaggle, account, file):
     kaggle.scoring_polls = 2
     ref = send(account, SLUG, file, "first try")
     [held] = kaggle.submissions
-    assert (held.ref, held.file_name, held.data) == (ref, "A.csv", file.read_bytes())
-    assert held.description == f"first try [{file_mark(file)}]"
-    sent = wait_for_score(account, ref, longest_pause=0.05)
+    assert (held.ref, held.file_name, held.data) == (ref, "A.csv", file.path.read_bytes())
+    assert held.description == f"first try [{file.mark}]"
+    sent = wait_for_score(account, ref, poll=0.05)
     assert (sent.status, sent.public_score, sent.private_score) == (
         "COMPLETE",
         "0.75000",
         "0.50000",
     )
-    assert sent.size == file.stat().st_size
+    assert sent.size == file.path.stat().st_size
     assert len(kaggle.calls("GetSubmission")) == 3
 
 
 def test_the_requests_are_those_of_the_plain_client(kaggle, kaggle_cli, account, file):
-    message = describe("same", file_mark(file))
-    done = kaggle_cli("competitions", "submit", "-c", SLUG, "-f", file, "-m", message)
+    message = Draft(SLUG, "same", file).description
+    done = kaggle_cli("competitions", "submit", "-c", SLUG, "-f", file.path, "-m", message)
     assert done.returncode == 0, done.stderr
     send(account, SLUG, file, "same")
     for method in ("StartSubmissionUpload", "CreateSubmission"):
@@ -139,7 +147,7 @@ def test_where_the_list_fails_too_it_is_left_open(kaggle, account, file, match):
         before = list_submissions(account, SLUG)
         kaggle.fault("ListSubmissions", times=5, status=403)
         send(account, SLUG, file, "A", before)
-    match(f"not known whether A.csv arrived.*--sync --competition {SLUG}", str(error.value))
+    match(f"not known whether .*A.csv arrived.*--sync --competition {SLUG}", str(error.value))
     assert len(creations(kaggle)) == 1
 
 
@@ -165,7 +173,7 @@ def test_limits_on_calls_are_waited_for_on_listing_and_never_on_sending(
 def test_a_broken_upload_is_done_again(kaggle, account, file):
     kaggle.fault("PUT blob", drop=True)
     send(account, SLUG, file, "A")
-    assert kaggle.submissions[0].data == file.read_bytes()
+    assert kaggle.submissions[0].data == file.path.read_bytes()
 
 
 def test_the_daily_limit_is_kaggles_to_refuse(kaggle, account, file, match):
@@ -181,7 +189,7 @@ def test_a_kernels_version_is_submitted_once(kaggle, account, match):
     version = KernelVersion(1, "", {}, {}, ["COMPLETE"], files=output)
     kaggle.kernels["ada/demo"] = type("Kernel", (), {"versions": [version]})()
     kaggle.fault("CreateCodeSubmission", lose_answer=True)
-    ref = send_kernel_version(account, SLUG, "ada/demo", 1, "submission.csv", "it")
+    ref = send(account, SLUG, KernelOutput("ada/demo", 1, "submission.csv"), "it")
     [held] = kaggle.submissions
     assert (held.ref, held.description) == (ref, "it [ada/demo/1/submission.csv]")
     assert creations(kaggle) == [
@@ -199,7 +207,7 @@ def test_a_kernels_version_is_submitted_once(kaggle, account, match):
         ("ada/demo", "other.csv", "no output file other.csv"),
     ):
         with pytest.raises(UserError) as error:
-            send_kernel_version(account, SLUG, kernel, 1, file, "it")
+            send(account, SLUG, KernelOutput(kernel, 1, file), "it")
         match(said, str(error.value))
 
 
@@ -228,9 +236,12 @@ def test_waiting_ends_where_kaggle_forbids(kaggle, account):
     assert len(kaggle.calls("GetSubmission")) == 1
 
 
-def test_a_mark_comes_off_again_and_hides_secrets(account):
-    assert without_mark(describe("two\nlines", "0123456789ab")) == "two lines"
+def test_a_mark_comes_off_again_and_hides_secrets(account, file):
+    def described(message, content=file):
+        return Draft(SLUG, message, content).description
+
+    assert without_mark(described("two\nlines")) == "two lines"
     assert without_mark("by hand [draft two]") == "by hand [draft two]"
-    kernel = describe("k", kernel_mark("ada/demo", 3, "out.csv"))
+    kernel = described("k", KernelOutput("ada/demo", 3, "out.csv"))
     assert (without_mark(kernel), marked_kernel(kernel)) == ("k", "ada/demo/3")
-    assert KEY not in describe(f"key {KEY}", "0123456789ab")
+    assert KEY not in described(f"key {KEY}")

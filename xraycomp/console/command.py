@@ -11,6 +11,7 @@ from types import FrameType
 from typing import TypeVar
 
 from xraycomp.console.errors import UserError
+from xraycomp.console.help import HELP_FLAGS, VERBOSE, Help, format_help
 
 Config = TypeVar("Config")
 
@@ -22,15 +23,21 @@ def parse_flags(
     args: Sequence[str],
     *,
     prog: str,
+    help: Help,
     default: Config | None = None,
     positional: bool = False,
 ) -> Config:
     """Read ``args`` into the frozen dataclass ``config_type``.
 
-    With ``positional`` the fields without a default are given by their place, not by a flag.
+    With ``positional`` the fields without a default are given by their place, not by a flag. A
+    flag that asks for help prints it as ``help`` has it, and ends the process.
 
     A wrong flag or value raises ``UserError`` with the parser's own first sentence.
     """
+    if asked := [arg for arg in args if arg in HELP_FLAGS]:
+        every = VERBOSE in asked
+        print(format_help(config_type, help, prog, default, positional=positional, every=every))
+        raise SystemExit(0)
     # Imported here because nothing that runs inside a Kaggle kernel may need a flag parser.
     import tyro
 

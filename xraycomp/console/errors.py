@@ -22,11 +22,12 @@ class Stopped(UserError):  # noqa: N818 - a wish that was carried out, not an er
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
+        self.signal_number = signal_number
         self.exit_code = 128 + signal_number
 
     def __reduce__(self) -> tuple[type[Self], tuple[str, int]]:
         """Make pickling call ``__init__`` with both of its arguments."""
-        return type(self), (str(self), self.exit_code - 128)
+        return type(self), (str(self), self.signal_number)
 
 
 def listing(names: Sequence[str], limit: int = 5) -> str:

@@ -32,12 +32,6 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.rows)
 
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        """The class index of each image, shape (n_images,), where each has just one."""
-        labels: NDArray[np.int64] = self.targets.argmax(axis=1).astype(np.int64)
-        return labels
-
 
 def balanced_weights(targets: NDArray[np.float32]) -> NDArray[np.float64]:
     """Sampling weights of shape (n_images,), adding up to 1, that draw every class alike.

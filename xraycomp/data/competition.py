@@ -192,7 +192,7 @@ def parse_competition(text: str, where: str) -> Competition:
     )
     if competition.multilabel:
         competition = replace(competition, recipe={**FINDINGS_RECIPE, **competition.recipe})
-    _check_consistent(reader, competition)
+    check_competition(competition, where)
     return competition
 
 
@@ -230,8 +230,9 @@ def _read_submission(
     return Submission(columns=columns, sample=reader.text(section, "sample"), suffix=suffix)
 
 
-def _check_consistent(reader: Reader, competition: Competition) -> None:
-    train = competition.train
+def check_competition(competition: Competition, where: str) -> None:
+    """Raise ``UserError`` for what contradicts itself; ``where`` names the competition's origin."""
+    reader, train = Reader(where), competition.train
     for key, folder in (("train", train.images), ("test", competition.test)):
         path = PurePosixPath(folder)
         if path.is_absolute() or ".." in path.parts:
@@ -246,6 +247,11 @@ def _check_consistent(reader: Reader, competition: Competition) -> None:
         raise reader.error('dataset must be "owner/slug", of a competition with source = "dataset"')
     if len(competition.classes) < 2 or len(set(competition.classes)) < len(competition.classes):
         raise reader.error("classes must name at least two classes, each once")
+    for name in competition.classes:
+        if SEPARATOR in name or name.startswith(UNKNOWN):
+            raise reader.error(
+                f"the class {name!r} may hold no {SEPARATOR} and not begin with {UNKNOWN}"
+            )
     if "image" in competition.classes:
         raise reader.error("a class cannot be called image, the id column of prediction tables")
     if competition.task == "binary" and len(competition.classes) != 2:
@@ -298,13 +304,6 @@ def _check_table(reader: Reader, competition: Competition) -> None:
         raise reader.error(
             "train.none is for multilabel; other tasks name a class with train.names"
         )
-    if competition.multilabel:
-        for name in competition.classes:
-            if SEPARATOR in name or name.startswith(UNKNOWN):
-                raise reader.error(
-                    f"the class {name!r} of a multilabel task may hold no {SEPARATOR} and not "
-                    f"begin with {UNKNOWN}"
-                )
 
 
 def format_competition(competition: Competition) -> str:

@@ -2,7 +2,6 @@
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,6 +10,7 @@ from xraycomp.console.errors import UserError, listing
 from xraycomp.data.batches import ImageSet
 from xraycomp.data.cache import ImageCache, build_cache
 from xraycomp.data.labels import encode_targets, is_labelled
+from xraycomp.data.source import Source
 
 log = logging.getLogger(__name__)
 
@@ -25,14 +25,12 @@ class Dataset:
     manifest: pd.DataFrame
     cache: ImageCache
     classes: tuple[str, ...]
-    multilabel: bool = False
-    """Whether an image may have several of the classes, or none."""
 
     def split(self, name: str) -> ImageSet:
         """The images of one split; nothing is known of unlabelled test images (NaN)."""
         rows = np.flatnonzero(self.manifest["split"] == name)
         labels = list(self.manifest["label"].iloc[rows])
-        targets = encode_targets(labels, self.classes, multilabel=self.multilabel)
+        targets = encode_targets(labels, self.classes)
         return ImageSet(self.cache, rows, targets)
 
     def ids(self, name: str) -> list[str]:
@@ -42,12 +40,9 @@ class Dataset:
 
 def load_dataset(
     manifest: pd.DataFrame,
-    root: Path,
-    classes: tuple[str, ...],
-    cache_dir: Path,
+    source: Source,
     size: int,
     *,
-    multilabel: bool = False,
     workers: int | None = None,
     skip_broken: bool = False,
 ) -> Dataset:
@@ -58,18 +53,18 @@ def load_dataset(
     Raises ``UserError`` for missing files, for broken labelled images without ``skip_broken`` and
     for broken test images without a label always, since a submission needs them.
     """
-    paths = [root / path for path in manifest["path"]]
+    paths = [source.root / path for path in manifest["path"]]
     if missing := [str(path) for path in paths if not path.is_file()]:
         raise UserError(
             f"{len(missing):,} images of the manifest are gone: {listing(missing)}. "
             "Point --data at the whole data."
         )
-    cache = build_cache(paths, cache_dir, size, workers=workers)
+    cache = build_cache(paths, source.home / "cache", size, workers=workers)
     splits, files = list(manifest["split"]), list(manifest["path"])
     broken = [row for row in cache.broken if splits[row] != SKIPPED]
     if broken:
         names = [f"{files[row]} ({cache.broken[row]})" for row in broken]
-        labelled = is_labelled(list(manifest["label"]), multilabel=multilabel)
+        labelled = is_labelled(list(manifest["label"]))
         needed = [row for row in broken if splits[row] == "test" and not labelled[row]]
         tests = [name for name, row in zip(names, broken, strict=True) if row in needed]
         if tests:
@@ -85,4 +80,4 @@ def load_dataset(
         log.info("Left out %d images that do not decode: %s.", len(names), listing(names, 20))
         manifest = manifest.copy()
         manifest.loc[manifest.index[broken], "split"] = SKIPPED
-    return Dataset(manifest, cache, classes, multilabel)
+    return Dataset(manifest, cache, source.competition.classes)

@@ -61,7 +61,7 @@ def _drop_rare(
     competition: Competition, manifest: pd.DataFrame, min_count: int
 ) -> tuple[Competition, pd.DataFrame]:
     labels = list(manifest["label"])
-    targets = encode_targets(labels, competition.classes, multilabel=True)
+    targets = encode_targets(labels, competition.classes)
     counts = dict(zip(competition.classes, (targets == 1).sum(axis=0).tolist(), strict=True))
     kept = tuple(name for name, count in counts.items() if count >= min_count)
     rare = [f"{name} ({count:,})" for name, count in counts.items() if count < min_count]
@@ -69,7 +69,7 @@ def _drop_rare(
         raise UserError(
             f"--min-count {min_count} leaves {len(kept)} of {len(counts)} classes of "
             f"{competition.slug}, and there must be two; the largest has {max(counts.values()):,} "
-            f"of {is_labelled(labels, multilabel=True).sum():,} labelled images."
+            f"of {is_labelled(labels).sum():,} labelled images."
         )
     if not rare:
         return competition, manifest

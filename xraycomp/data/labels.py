@@ -9,19 +9,16 @@ from numpy.typing import NDArray
 from xraycomp.console.errors import UserError
 
 SEPARATOR = "|"
-"""Parts several labels of one image in the manifest."""
+"""Parts several classes of one image in its label."""
 UNKNOWN = "?"
-"""Before a label: it is not known whether the image has it. Alone: nothing is known."""
+"""Before a class: it is not known whether the image has it. Alone: nothing is known."""
 
 
-def encode_targets(
-    labels: Sequence[str], classes: Sequence[str], *, multilabel: bool = False
-) -> NDArray[np.float32]:
+def encode_targets(labels: Sequence[str], classes: Sequence[str]) -> NDArray[np.float32]:
     """The manifest's labels as targets of shape (n_images, n_classes): 1, 0, or NaN for unknown.
 
-    Single-label: a class name gives a row with one 1; the empty text, a test image's, a row of
-    NaN. Multilabel: names parted by ``|``; the empty text has none of the classes; ``?name`` makes
-    one NaN, ``?`` alone the whole row.
+    A label is the image's class, or several parted by ``|``; the empty text is none of the classes;
+    ``?name`` makes one NaN, ``?`` alone (an image without a label) the whole row.
 
     Raises ``UserError`` for a name that is no class.
     """
@@ -29,22 +26,21 @@ def encode_targets(
     known = {name: index for index, name in enumerate(classes)}
     rows = np.zeros((len(texts), len(classes)), dtype=np.float32)
     for row, text in zip(rows, texts, strict=True):
-        if text == (UNKNOWN if multilabel else ""):
+        if text == UNKNOWN:
             row[:] = np.nan
             continue
-        for name in text.split(SEPARATOR) if multilabel and text else [text] if text else []:
-            unknown = multilabel and name.startswith(UNKNOWN)
-            name = name.removeprefix(UNKNOWN) if unknown else name
+        for part in text.split(SEPARATOR) if text else []:
+            name = part.removeprefix(UNKNOWN)
             if name not in known:
                 raise UserError(f"The label {name!r} is none of the classes {', '.join(classes)}.")
-            row[known[name]] = np.nan if unknown else 1.0
+            row[known[name]] = 1.0 if part == name else np.nan
     targets: NDArray[np.float32] = rows[codes]
     return targets
 
 
-def is_labelled(labels: Sequence[str], *, multilabel: bool = False) -> NDArray[np.bool_]:
+def is_labelled(labels: Sequence[str]) -> NDArray[np.bool_]:
     """Whether anything is known of each image, by its label in the manifest; shape (n_images,)."""
-    known: NDArray[np.bool_] = np.asarray(labels, dtype=object) != (UNKNOWN if multilabel else "")
+    known: NDArray[np.bool_] = np.asarray(labels, dtype=object) != UNKNOWN
     return known
 
 

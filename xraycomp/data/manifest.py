@@ -20,11 +20,14 @@ COLUMNS = ["image", "path", "label", "patient", "split"]
 def build_manifest(competition: Competition, root: Path) -> pd.DataFrame:
     """List every training and test image.
 
-        Returns a table with the columns ``image`` (unique id: the path below the images folder,
-    XX
-        Raises ``UserError`` for missing or empty folders, a class without a folder or images, a
-        folder without a class, labels outside the list, table rows without an image, images that
-        carry no patient, and duplicate ids.
+    Returns a table with the columns ``image`` (unique id: the path below the images folder,
+    without its suffix), ``path`` (relative to ``root``), ``label`` (as `encode_targets` reads it:
+    ``?`` for images without a label), ``patient`` (empty where unknown) and ``split`` (``train`` or
+    ``test``), training images first, each part in natural order (``test_2`` before ``test_10``).
+
+    Raises ``UserError`` for missing or empty folders, a class without a folder or images, a
+    folder without a class, labels outside the list, table rows without an image, images that
+    carry no patient, and duplicate ids.
     """
     if competition.train.labels == "folders":
         train = _from_folders(competition, root).assign(split="train")
@@ -35,10 +38,7 @@ def build_manifest(competition: Competition, root: Path) -> pd.DataFrame:
     parts = [train]
     if competition.test:
         files = _image_files(root, competition.test)
-        test = _rows(root, files).assign(split="test")
-        if competition.multilabel:
-            test["label"] = UNKNOWN
-        parts.append(test)
+        parts.append(_rows(root, files).assign(split="test"))
     for part in parts:
         repeated = part["image"][part["image"].duplicated()]
         if len(repeated):
@@ -124,7 +124,7 @@ def _rows(root: Path, files: list[tuple[Path, Path]]) -> pd.DataFrame:
                 path.relative_to(folder).with_suffix("").as_posix() for folder, path in files
             ],
             "path": [path.relative_to(root).as_posix() for _, path in files],
-            "label": "",
+            "label": UNKNOWN,
             "patient": "",
         },
         dtype=object,

@@ -37,8 +37,7 @@ def cut_slice(
     """
     manifest = build_manifest(competition, root)
     train = manifest[manifest["split"] == "train"].reset_index(drop=True)
-    multilabel = competition.multilabel
-    targets = encode_targets(list(train["label"]), competition.classes, multilabel=multilabel)
+    targets = encode_targets(list(train["label"]), competition.classes)
     share = -(-n_train // len(competition.classes))
     chosen = np.zeros(len(train), dtype=bool)
     for column in targets.T:

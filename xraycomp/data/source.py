@@ -17,6 +17,7 @@ from xraycomp.data.competition import (
     Labelled,
     Submission,
     built_in_slugs,
+    check_competition,
     load_competition,
 )
 from xraycomp.data.files import atomic_folder, read_table
@@ -29,25 +30,28 @@ DEFAULT_DRAWN = "phantom"
 
 @dataclass(frozen=True)
 class Source:
-    """A competition and the folder that holds its files (read, never written)."""
+    """A competition and where its files are."""
 
     competition: Competition
     root: Path
+    """The folder that holds its files (read, never written)."""
+    home: Path
+    """Its folder in the data folder, where what is unpacked and decoded is kept."""
 
 
-def choose_competition(competition: str | None, data: Path | None, data_dir: Path) -> str | None:
-    """The slug or TOML path of the competition that is meant, or None if ``data`` must tell.
+def choose_competition(name: str | None, data: Path | None, data_dir: Path) -> Competition | None:
+    """The competition that is meant, or None if the files at ``data`` must tell.
 
-    With ``competition`` it is that; else the built-in one whose name ``data`` bears; without
-    ``data`` the one whose files lie in ``data_dir``, or else the drawn one.
+    With ``name`` (a slug or the path of a TOML file) it is that; else the built-in one whose name
+    ``data`` bears; without ``data`` the one whose files lie in ``data_dir``, or else the drawn one.
 
-    Raises ``UserError`` where ``data_dir`` holds several.
+    Raises ``UserError`` as `load_competition` does, and where ``data_dir`` holds several.
     """
-    if competition is not None:
-        return competition
+    if name is not None:
+        return load_competition(name)
     if data is not None:
-        name = _data_name(data)
-        return name if name in built_in_slugs() else None
+        slug = _data_name(data)
+        return load_competition(slug) if slug in built_in_slugs() else None
     present = [
         slug for slug in built_in_slugs() if slug != DEFAULT_DRAWN and _candidates(slug, data_dir)
     ]
@@ -56,38 +60,23 @@ def choose_competition(competition: str | None, data: Path | None, data_dir: Pat
             f"{data_dir} holds several competitions ({listing(present)}). "
             "Choose one with --competition."
         )
-    return present[0] if present else DEFAULT_DRAWN
+    return load_competition(present[0] if present else DEFAULT_DRAWN)
 
 
-def open_source(competition: str | None, data: Path | None, data_dir: Path) -> Source:
+def open_source(competition: Competition | None, data: Path | None, data_dir: Path) -> Source:
     """Find the files of a competition, unpacking or drawing them once if need be.
 
-    ``competition`` and ``data`` (a zip or a folder) as in ``choose_competition``. Without ``data``
-    the files are looked for in ``data_dir``; without a competition to be known, it is inferred
-    from a tree with one folder a class.
+    Without ``data`` (a zip or a folder) they are looked for in ``data_dir``; without a competition
+    ``data`` has to be a tree with one folder a class, from which it is inferred.
 
     Raises ``UserError`` where nothing is found.
     """
-    name = choose_competition(competition, data, data_dir)
-    chosen = load_competition(name) if name else None
     if data is None:
-        assert chosen is not None  # by choose_competition
-        return Source(chosen, _find_files(chosen, data_dir))
-    slug = chosen.slug if chosen else _data_name(data)
+        assert competition is not None  # by choose_competition
+        return Source(competition, _find_files(competition, data_dir), data_dir / competition.slug)
+    slug = competition.slug if competition else _data_name(data)
     root = _open_data(data, data_dir / slug)
-    if chosen and competition is None:
-        log.info("%s is a built-in competition: its class order and layout are used.", slug)
-    return Source(chosen or infer_competition(root, slug), root)
-
-
-def reopen_source(competition: Competition, data: Path | None, data_dir: Path) -> Source:
-    """The files of a run's ``competition``, as the run itself opened them.
-
-    Raises ``UserError`` where they are gone.
-    """
-    if data is not None:
-        return Source(competition, _open_data(data, data_dir / competition.slug))
-    return Source(competition, _find_files(competition, data_dir))
+    return Source(competition or infer_competition(root, slug), root, data_dir / slug)
 
 
 def _data_name(data: Path) -> str:
@@ -190,6 +179,7 @@ def infer_competition(root: Path, slug: str) -> Competition:
         test=_pattern(test, root) if test else "",
         submission=_infer_submission(root, sample, classes) if test else None,
     )
+    check_competition(competition, str(root))
     order = ", ".join(f"{index} {name}" for index, name in enumerate(classes))
     log.info(
         "Inferred an image-folder tree at %s. Class order (alphabetical): %s. If the competition "

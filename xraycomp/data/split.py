@@ -150,7 +150,6 @@ def split_manifest(
     classes: tuple[str, ...],
     plan: SplitPlan,
     *,
-    multilabel: bool = False,
     same_side: NDArray[np.int64] | None = None,
 ) -> pd.Series:
     """The ``split`` column with the labelled images parted into ``train``, ``val`` and ``test``.
@@ -165,7 +164,7 @@ def split_manifest(
     """
     plan.check()
     split = manifest["split"].to_numpy(dtype=object).copy()
-    known = is_labelled(list(manifest["label"]), multilabel=multilabel)
+    known = is_labelled(list(manifest["label"]))
     listed = known & (split == "test")
     test_fraction, val_fraction = plan.fractions
     if plan.split == "official" and not listed.any():
@@ -188,7 +187,7 @@ def split_manifest(
             f"{len(shared):,}",
         )
     rows = np.flatnonzero(split == "train")
-    targets = encode_targets(list(manifest["label"].iloc[rows]), classes, multilabel=multilabel)
+    targets = encode_targets(list(manifest["label"].iloc[rows]), classes)
     groups = _groups(manifest["patient"].to_numpy(dtype=object), same_side)[rows]
     _check_sizes(targets, groups, classes, (plan.folds or 2) + (test_fraction > 0))
     if test_fraction:

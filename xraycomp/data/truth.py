@@ -109,7 +109,7 @@ def name_targets(
         cell: "|".join(name for name in map(str.strip, cell.split(separator)) if name in known)
         for cell in column.unique()
     }
-    return encode_targets(list(column.map(cells)), classes, multilabel=True)
+    return encode_targets(list(column.map(cells)), classes)
 
 
 def index_targets(column: pd.Series, n_classes: int) -> NDArray[np.float32]:

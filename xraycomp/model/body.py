@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from xraycomp.console.errors import UserError
-from xraycomp.model.pooling import Pool, create_pool
+from xraycomp.model.config import Pool
+from xraycomp.model.pooling import create_pool
 
 # torchvision's networks that pool in their ``forward``, and the layers before that. What is added
 # after these layers leaves a map of one place, which their own average does not change.

@@ -1,10 +1,5 @@
-"""Feature codes: what a frozen body gives for each image, computed once; a head trained on them.
+"""Feature codes: what a frozen body gives for each image, computed once and kept on disk."""
 
-A head learns in seconds from codes, since the body, which costs nearly all the time, has run once
-an image. Then head and body are one network again, ready to be fine-tuned whole.
-"""
-
-import dataclasses
 import hashlib
 import logging
 import time
@@ -27,15 +22,12 @@ from xraycomp.data.files import atomic_path
 from xraycomp.model.augment import prepare
 from xraycomp.model.body import count_codes
 from xraycomp.model.config import TrainConfig
-from xraycomp.model.engine import Loop, Score, fit
-from xraycomp.model.inference import autocast_dtype
-from xraycomp.model.run import RunFolder, read_checkpoint
-from xraycomp.model.state import TrainState, restore_state, start_state
+from xraycomp.model.deadline import NO_DEADLINE, Deadline
+from xraycomp.model.device import autocast_dtype
 from xraycomp.model.stem import GrayModel
 
 log = logging.getLogger(__name__)
 
-_RESUME = "python -m xraycomp.train --resume"
 _FORMAT = 1  # part of every key: raise it when codes are computed or laid out otherwise
 
 
@@ -67,9 +59,7 @@ def build_codes(
     cache: ImageCache,
     rows: NDArray[np.int64],
     config: TrainConfig,
-    device: torch.device,
-    *,
-    deadline: float | None = None,
+    deadline: Deadline = NO_DEADLINE,
 ) -> CodeCache:
     """Compute the codes of the images ``rows`` of ``cache``, or find that this was done before.
 
@@ -81,7 +71,7 @@ def build_codes(
     ----------
     model : its body in evaluation; the head has no say
     rows : int array of shape (n_images,); row i of the codes belongs to image rows[i]
-    deadline : ``time.monotonic()`` at which to give up
+    deadline : when to give up
 
     Raises
     ------
@@ -89,7 +79,8 @@ def build_codes(
         linear. Nothing half done is kept.
     """
     n_features = count_codes(model.body, model.parts, model.arch)
-    key = _key(model, rows, config, autocast_dtype(device))
+    dtype = autocast_dtype(next(model.parameters()).device)
+    key = _key(model, rows, config, dtype)
     path = cache.folder.with_name(f"{cache.folder.name}-codes-{key}.npy")
     found = path.is_file()
     began = time.monotonic()
@@ -99,7 +90,7 @@ def build_codes(
         # Written and not mapped: on a full disk a mapping would kill the process.
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, header)
-            _write_codes(file.write, model, cache, rows, config, device, deadline)
+            _write_codes(file.write, model, cache, rows, config, deadline)
     log.info(
         "Codes: %s features of %s images, augmented passes: %d; %s (%s).",
         f"{n_features:,}",
@@ -118,11 +109,11 @@ def _write_codes(
     cache: ImageCache,
     rows: NDArray[np.int64],
     config: TrainConfig,
-    device: torch.device,
-    deadline: float | None,
+    deadline: Deadline,
 ) -> None:
     model.eval()
-    batch_size, dtype = max(config.batch_size, 32), autocast_dtype(device)
+    device, batch_size = next(model.parameters()).device, max(config.batch_size, 32)
+    dtype = autocast_dtype(device)
     entering: list[Tensor] = []
 
     def keep(_: nn.Module, args: tuple[Tensor]) -> None:
@@ -146,9 +137,8 @@ def _write_codes(
                     write(entering.pop().float().cpu().numpy().tobytes())
                     bar.update(len(block))
                     if stop.signal_number:
-                        again = f" Go on with: {_RESUME} {config.resume}" if config.resume else ""
-                        raise Stopped(f"Stopped while computing codes.{again}", stop.signal_number)
-                    if deadline is not None and time.monotonic() > deadline:
+                        raise Stopped("Stopped while computing codes.", stop.signal_number)
+                    if time.monotonic() > deadline.at:
                         raise UserError(
                             f"The time limit was reached with {bar.n:,} of {bar.total:,} codes "
                             "computed, and none of them are kept. Give a longer --time-limit."
@@ -171,76 +161,6 @@ def code_sets(
         ImageSet(codes, shown, np.tile(train.targets, (passes, 1))),
         ImageSet(codes, np.searchsorted(rows, val.rows), val.targets),
     )
-
-
-def fit_head(
-    state: TrainState,
-    train: ImageSet,
-    val: ImageSet,
-    cache: ImageCache,
-    classes: tuple[str, ...],
-    config: TrainConfig,
-    run: RunFolder,
-    score: Score,
-    device: torch.device,
-    *,
-    deadline: float | None = None,
-) -> None:
-    """Train the head of ``state.model`` on codes for ``config.codes_epochs``, by the usual loop.
-
-    The head's own course is kept in ``run``'s folder ``head``. Afterwards ``state`` holds the whole
-    network with the best head, which is also the run's ``best.pt`` until fine-tuning betters it,
-    and ``checkpoint.pt``, from which the run goes on. Called again after an interruption, it goes
-    on with what there is.
-
-    To show a rare class as often as the others by mirrored copies, let the codes have passes
-    (``codes_passes``, ``flip``) and sampling be weighted (``weighted_sampling``).
-
-    Raises
-    ------
-    Stopped : after Ctrl-C or SIGTERM
-    UserError : at the deadline before there is any head, and where the head is not linear
-    """
-    home = next(state.model.parameters()).device
-    model = state.model.to(device)
-    rows = np.union1d(train.rows, val.rows)
-    head_run = RunFolder(run.path / "head")
-    # What is stopped here is resumed with the run as a whole.
-    head_config = dataclasses.replace(
-        config, epochs=config.codes_epochs, stages="", resume=run.path
-    )
-    linear = model.body.get_submodule(model.parts.head)
-    # The very layers of the network, not copies: what is trained here is trained there.
-    head = GrayModel(nn.Sequential(nn.Flatten(), linear), model.arch, model.mean, model.std, 1)
-    head.activation = model.activation
-    codes = build_codes(model, cache, rows, head_config, device, deadline=deadline)
-    coded_train, coded_val = code_sets(codes, rows, train, val)
-    head_state = start_state(head, len(coded_train), head_config, device)
-    if head_run.checkpoint.is_file():
-        saved = read_checkpoint(head_run.checkpoint)
-        restore_state(head_state, saved, str(head_run.checkpoint))
-    log.info("First the head alone is trained, on codes.")
-    fit(
-        head_state,
-        coded_train,
-        coded_val,
-        classes,
-        head_config,
-        head_run,
-        score,
-        deadline=deadline,
-    )
-    head.load_state_dict(read_checkpoint(head_run.best)["model"])
-    state.model.to(home)
-    if state.ema:  # made before there was this head
-        state.ema.module.load_state_dict(state.model.state_dict())
-    state.best = head_state.best
-    whole = Loop(state, train, val, classes, config, run, score)
-    whole.save_best()
-    whole.save()
-    if head_state.best_epoch >= 0:  # else the deadline came before
-        best = abs(state.best)  # a loss is kept with its sign turned
-        log.info("The head's best %s is %.4f. Next, the whole network.", config.monitor, best)
 
 
 def _key(model: GrayModel, rows: NDArray[np.int64], config: TrainConfig, dtype: torch.dtype) -> str:

@@ -8,9 +8,19 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args, get_origin
 
 from xraycomp.console.errors import UserError
+from xraycomp.data.competition import load_competition
 from xraycomp.data.split import SplitPlan
-from xraycomp.model.pooling import Pool
 from xraycomp.model.stages import ALL, Stage, parse_stages
+
+Pool = Literal["", "avg", "max", "attention"]
+"""The network's own, the average, the maximum, or the average weighted by a learned map."""
+
+_MAY_CHANGE = {
+    *("resume", "overwrite", "time_limit", "device", "devices", "workers"),
+    *("data", "data_dir", "runs_dir", "submissions_dir"),
+}
+"""What a run may go on with otherwise than it began."""
+_MAY_MOVE = {"weights", "competition"}
 
 
 @dataclass(frozen=True)
@@ -24,8 +34,8 @@ class TrainConfig:
     name: str | None = None
     """Name of the run folder. Default: competition, architecture and time."""
     resume: Path | None = None
-    """Run folder to continue with its own settings (only --time-limit, --device, --devices and
-    --workers may be given along)."""
+    """Run folder to continue with its own settings; only --time-limit, --device, --devices and
+    --workers may be given along."""
     overwrite: bool = False
     """Replace the run folder if it exists."""
 
@@ -70,7 +80,7 @@ class TrainConfig:
     all, or the name of a layer of the network; it and all after it learn, the rest is frozen."""
 
     loss: Literal["auto", "cross_entropy", "bce", "weighted_bce", "focal", "asymmetric"] = "auto"
-    """auto: cross_entropy for one class an image, bce for findings; focal is for both."""
+    """auto is cross_entropy for one class an image, bce for findings; focal is for both."""
     gamma: float = 2.0
     """How strongly focal plays down what is already right."""
     alpha: float = 0.25
@@ -127,8 +137,9 @@ class TrainConfig:
     min_count: int = 0
     """Leave out findings with fewer labelled images (multilabel)."""
     split: Literal["fraction", "official", "chexnet"] = "fraction"
-    """How the labelled images are parted: by --test-fraction and --val-fraction, by the official
-    test list (with --val-fraction of the others), or 70/10/20 as CheXNet. By patient always."""
+    """fraction, official or chexnet: how the labelled images are parted; by --test-fraction and
+    --val-fraction, by the official test list (with --val-fraction of the others), or 70/10/20 as
+    CheXNet. By patient always."""
     test_fraction: float = 0.0
     """Share of the labelled images kept for testing."""
     val_fraction: float = 0.1
@@ -147,7 +158,7 @@ class TrainConfig:
     """Average the predictions of the test set over each image and its mirror image."""
 
     time_limit: float | None = None
-    """Minutes after which to stop cleanly, with predictions and submission, able to resume."""
+    """Minutes after which to stop cleanly, with predictions and submission; able to resume."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:1."""
     devices: int | None = None
@@ -223,17 +234,39 @@ class TrainConfig:
         whole = Stage(ALL, self.lr, self.epochs, self.loss)
         return parse_stages(self.stages, self.loss) or (whole,)
 
+    def check_resumed(self, saved: Self, where: str) -> None:
+        """Raise ``UserError`` where a run that began as ``saved`` cannot go on with these settings.
+
+        Folders, devices and time may change; weights and competition, which may be paths, may lie
+        elsewhere. ``where`` names the run.
+        """
+        for name in sorted(saved.to_json().keys() - _MAY_CHANGE):
+            old, new = getattr(saved, name), getattr(self, name)
+            if name in _MAY_MOVE and old and new:
+                old, new = Path(old).name, Path(new).name
+            if old != new:
+                flag = name.replace("_", "-")
+                raise UserError(
+                    f"{where} was started with --{flag} {old} and cannot go on with {new}. Leave "
+                    "that as it was, or train anew under another name."
+                )
+
+    @classmethod
+    def for_competition(cls, name: str, **given: Any) -> Self:
+        """The settings for a competition (a slug or the path of a TOML file): its recipe's, over
+        them the ``given`` ones.
+
+        Raises ``UserError`` as `load_competition` and `from_recipe` do.
+        """
+        recipe = load_competition(name).recipe
+        return cls.from_recipe(recipe, name, **{"competition": name, **given})
+
     @classmethod
     def from_recipe(cls, recipe: Mapping[str, Any], where: str, **given: Any) -> Self:
         """The defaults, over them a competition's ``recipe``, over that the ``given`` fields.
 
         Raises ``UserError`` where the recipe names an unknown field or a value of another type.
         """
-        return cls(**{**cls.check_recipe(recipe, where), **given})
-
-    @classmethod
-    def check_recipe(cls, recipe: Mapping[str, Any], where: str) -> dict[str, Any]:
-        """Return ``recipe`` as fields of the configuration, or raise ``UserError``."""
         kinds = {field.name: _kinds(field.type) for field in fields(cls)}
         for name, value in recipe.items():
             if name not in kinds:
@@ -244,7 +277,7 @@ class TrainConfig:
             if not number and type(value) not in kinds[name]:
                 kind = kinds[name][0].__name__
                 raise UserError(f"{where}: recipe.{name} is {value!r} but must be a {kind}.")
-        return dict(recipe)
+        return cls(**{**recipe, **given})
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values; ``from_json`` reads them back."""

@@ -6,8 +6,8 @@ CPU (what is decided) and, on GPUs, over nccl (gradients and batch norm).
 
 import contextlib
 import datetime
-import os
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -70,7 +70,7 @@ def count_processes(devices: int | None, device: torch.device, batch_size: int) 
 
 
 @contextlib.contextmanager
-def process_group(kind: str) -> Iterator[torch.device]:
+def process_group(kind: str, number: int, processes: int, meet: Path) -> Iterator[torch.device]:
     """Join the other processes that the launcher started, and give the device of this one.
 
     ``kind`` is ``cuda`` or ``cpu``. Where the block fails the group is left as it is, since nccl
@@ -78,11 +78,15 @@ def process_group(kind: str) -> Iterator[torch.device]:
     """
     device = torch.device(kind)
     if kind == "cuda":
-        device = torch.device(kind, int(os.environ["LOCAL_RANK"]))
+        device = torch.device(kind, number)
         torch.cuda.set_device(device)  # before nccl opens anything on a GPU
     with _peers():
         dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo", timeout=_TIMEOUT
+            "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo",
+            init_method=f"file://{meet}",
+            rank=number,
+            world_size=processes,
+            timeout=_TIMEOUT,
         )
     torch.set_num_threads(max(1, torch.get_num_threads() // world_size()))
     yield device

@@ -15,7 +15,10 @@ from xraycomp.console.errors import Stopped, UserError
 from xraycomp.console.signals import StopRequest
 from xraycomp.data.batches import ImageSet, balanced_weights, epoch_order, whole_batches
 from xraycomp.model.augment import mix, prepare
+from xraycomp.model.checkpoint import save_best, save_state
 from xraycomp.model.config import TrainConfig
+from xraycomp.model.deadline import NO_DEADLINE, Deadline
+from xraycomp.model.device import autocast_dtype
 from xraycomp.model.distributed import (
     from_main,
     is_main,
@@ -26,11 +29,11 @@ from xraycomp.model.distributed import (
     share,
     world_size,
 )
-from xraycomp.model.inference import autocast_dtype, predict_probs
+from xraycomp.model.freezing import train_from
+from xraycomp.model.inference import predict_probs
 from xraycomp.model.losses import create_loss, log_loss
-from xraycomp.model.run import RunFolder, save_checkpoint
-from xraycomp.model.stages import train_from
-from xraycomp.model.state import Progress, TrainState, checkpoint, next_stage
+from xraycomp.model.run import RunFolder
+from xraycomp.model.state import Progress, TrainState, next_stage
 
 log = logging.getLogger(__name__)
 
@@ -38,20 +41,16 @@ Score = Callable[[NDArray[np.float32], NDArray[np.float64]], dict[str, float]]
 """Targets and probabilities, both (n, n_classes), to the val_* columns of ``metrics.csv``."""
 
 _STEPS_BETWEEN_CHECKS = 16  # reading the loss makes a GPU wait, so it is not done every step
-_SECONDS_TO_WRITE = 10.0  # kept back before a deadline for plots and files
 
 
 def fit(
     state: TrainState,
     train: ImageSet,
     val: ImageSet,
-    classes: tuple[str, ...],
     config: TrainConfig,
     run: RunFolder,
     score: Score,
-    *,
-    deadline: float | None = None,
-    images_after: int = 0,
+    deadline: Deadline = NO_DEADLINE,
 ) -> bool:
     """Train to the end of the last stage, keeping ``best.pt`` and ``checkpoint.pt`` in ``run``.
 
@@ -62,10 +61,8 @@ def fit(
     ----------
     state : what to go on from; changed in place
     train, val : the images to learn from and to judge by
-    classes : class names in index order, kept with the weights
     score : judges one epoch on the validation set
-    deadline : ``time.monotonic()`` at which everything has to be done, predictions included
-    images_after : how many images will be predicted after training
+    deadline : when everything has to be done
 
     Returns
     -------
@@ -77,24 +74,23 @@ def fit(
     Stopped : after Ctrl-C or SIGTERM, with everything saved
     UserError : if the loss is no longer a finite number
     """
-    loop = Loop(state, train, val, classes, config, run, score)
+    loop = Loop(state, train, val, config, run, score, deadline)
     with StopRequest() as stop:
         while state.stage < len(loop.stages):
-            whole = loop.train_epoch(stop, deadline, images_after)
+            whole = loop.train_epoch(stop)
             if whole:
                 loop.finish_epoch()
-            else:
-                loop.save()
+            elif is_main():
+                save_state(state, config, run)
             where = f"in epoch {state.epoch + 1} after {state.progress.step} steps"
             where = f"after epoch {state.epoch}" if whole else where
-            again = f"python -m xraycomp.train --resume {config.resume or run.path}"
             # Also waits until the main process has saved.
             if number := largest(stop.signal_number):
-                raise Stopped(f"Stopped {where}. Go on with: {again}", number)
+                raise Stopped(f"Stopped {where}.", number)
             if not whole:
-                log.info("Time limit reached %s. Go on later with: %s", where, again)
-                if not run.best.is_file():
-                    loop.save_best()
+                log.info("Time limit reached %s.", where)
+                if is_main() and not run.best.is_file():
+                    save_best(state, config, run)
                 return False
     return True
 
@@ -106,25 +102,25 @@ class Loop:
     state: TrainState
     train: ImageSet
     val: ImageSet
-    classes: tuple[str, ...]
     config: TrainConfig
     run: RunFolder
     score: Score
+    deadline: Deadline = NO_DEADLINE
 
     def __post_init__(self) -> None:
+        config = self.config
         self.device = next(self.state.model.parameters()).device
         self.dtype = autocast_dtype(self.device)
-        self.weights = (
-            balanced_weights(self.train.targets) if self.config.weighted_sampling else None
-        )
+        self.weights = balanced_weights(self.train.targets) if config.weighted_sampling else None
         self.targets = torch.from_numpy(self.train.targets).to(self.device)
         self.known = np.count_nonzero(~np.isnan(self.train.targets), axis=1)
-        self.stages = self.config.training_stages()
+        self.stages = config.training_stages()
         self.losses = [
-            create_loss(stage.loss, self.config, self.targets, self.state.model.activation)
+            create_loss(stage.loss, config, self.targets, self.state.model.activation)
             for stage in self.stages
         ]
-        # Before the first validation: a guess, three times as fast as training.
+        self.images_per_step = config.batch_size * config.accumulate
+        # Known from the first validation on.
         self.predict_seconds_per_image: float | None = None
 
     @property
@@ -133,33 +129,29 @@ class Loop:
         left = sum(stage.epochs for stage in self.stages[self.state.stage :])
         return self.state.stage_start + left
 
-    def train_epoch(self, stop: StopRequest, deadline: float | None, images_after: int) -> bool:
+    def train_epoch(self, stop: StopRequest) -> bool:
         """Train to the end of the epoch; False if stopped before."""
-        state, config = self.state, self.config
-        progress = state.progress
-        order = epoch_order(len(self.train), self.weights, config.seed, state.epoch)
-        per_step = config.batch_size * config.accumulate
-        steps = len(order) // per_step
+        state, progress = self.state, self.state.progress
+        order = epoch_order(len(self.train), self.weights, self.config.seed, state.epoch)
         began, already = time.monotonic(), progress.seconds
         pending: list[Tensor] = []
         state.model.train()
         train_from(state.model.body, self.stages[state.stage].layers)
         with tqdm(
-            total=steps * per_step,
-            initial=progress.step * per_step,
+            total=state.steps * self.images_per_step,
+            initial=progress.step * self.images_per_step,
             unit="img",
             desc=f"Epoch {state.epoch + 1}/{self.last_epoch}",
             leave=False,
             disable=not is_main(),
         ) as bar:
-            for positions in whole_batches(order, per_step, start=progress.step):
+            for positions in whole_batches(order, self.images_per_step, start=progress.step):
                 pending.append(self.step(positions))
                 progress.step += 1
                 progress.seconds = already + time.monotonic() - began
-                bar.update(per_step)
-                wish = bool(stop.signal_number) or self._must_stop(deadline, images_after)
-                stopping = bool(largest(wish))
-                last = progress.step == steps
+                bar.update(self.images_per_step)
+                stopping = bool(largest(bool(stop.signal_number) or self._time_is_up()))
+                last = progress.step == state.steps
                 if stopping or last or len(pending) == _STEPS_BETWEEN_CHECKS:
                     self._check_losses(pending)
                     bar.set_postfix(loss=f"{progress.loss_sum / progress.step:.4f}")
@@ -236,17 +228,12 @@ class Loop:
             f"{flag} than {self.stages[self.state.stage].lr:g}."
         )
 
-    def _must_stop(self, deadline: float | None, images_after: int) -> bool:
-        if deadline is None:
-            return False
-        progress, config = self.state.progress, self.config
-        if self.predict_seconds_per_image is None:
-            shown = progress.step * config.batch_size * config.accumulate
-            seconds_per_image = progress.seconds / shown / 3
-        else:
-            seconds_per_image = self.predict_seconds_per_image
-        to_predict = images_after * (2 if config.tta else 1) + 2 * len(self.val)
-        return time.monotonic() + to_predict * seconds_per_image + _SECONDS_TO_WRITE > deadline
+    def _time_is_up(self) -> bool:
+        each = self.predict_seconds_per_image
+        if each is None:  # a guess: three times as fast as training
+            progress = self.state.progress
+            each = progress.seconds / (progress.step * self.images_per_step) / 3
+        return self.deadline.is_near(len(self.val), each)
 
     def finish_epoch(self) -> None:
         """Judge the epoch, end the stage if this was its last one, and save the checkpoint."""
@@ -271,14 +258,15 @@ class Loop:
             )
             next_stage(state, config)
         # Saved after it, so that a run that stops here goes on with the next stage.
-        self.save()
+        if is_main():
+            save_state(state, config, self.run)
 
     def judge_epoch(self) -> None:
         """Validate, write the epoch's row, keep the best weights."""
-        state, config, progress = self.state, self.config, self.state.progress
+        state, progress, monitor = self.state, self.state.progress, self.config.monitor
         lr = state.optimizer.param_groups[0]["lr"]
         scores = self.validate()
-        shown = progress.step * config.batch_size * config.accumulate
+        shown = progress.step * self.images_per_step
         row = {
             "epoch": state.epoch + 1,
             "stage": state.stage + 1,
@@ -290,10 +278,10 @@ class Loop:
             **scores,
         }
         self.run.write_epoch(row)
-        value = -scores["val_loss"] if config.monitor == "val_loss" else scores[config.monitor]
+        value = -scores["val_loss"] if monitor == "val_loss" else scores[monitor]
         if value > state.best:
             state.best, state.best_epoch = value, state.epoch
-            self.save_best()
+            save_best(state, self.config, self.run)
         log.info(
             "Epoch %d/%d: train loss %.4f, val loss %.4f, accuracy %.4f, macro F1 %.4f, "
             "AUROC %.4f%s (%.1f s, %.0f img/s)",
@@ -312,36 +300,8 @@ class Loop:
     def validate(self) -> dict[str, float]:
         """The val_* columns for the network that is judged."""
         began = time.monotonic()
-        probs = predict_probs(
-            self.state.judged,
-            self.val.cache,
-            self.val.rows,
-            self.config,
-            self.device,
-            desc="Validate",
-        )
+        probs = predict_probs(self.state.judged, self.val, self.config, desc="Validate")
         self.predict_seconds_per_image = (time.monotonic() - began) / len(self.val)
         val_loss = log_loss(self.val.targets, probs, self.state.model.activation)
         self._check_loss(val_loss)  # the step after the last checked loss may have spoilt a weight
         return {"val_loss": val_loss, **self.score(self.val.targets, probs)}
-
-    def save_best(self) -> None:
-        """Write ``best.pt``: the judged weights and what is needed to use them."""
-        if not is_main():
-            return
-        judged = self.state.judged
-        content = {
-            "model": judged.state_dict(),
-            "mean": judged.mean,
-            "std": judged.std,
-            "activation": judged.activation,
-            "classes": list(self.classes),
-            "config": self.config.to_json(),
-            "epoch": self.state.best_epoch + 1,  # 0: what there was before the first whole one
-        }
-        save_checkpoint(self.run.best, content)
-
-    def save(self) -> None:
-        """Write ``checkpoint.pt``: everything that is needed to go on."""
-        if is_main():
-            save_checkpoint(self.run.checkpoint, checkpoint(self.state, self.classes, self.config))

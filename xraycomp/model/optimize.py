@@ -7,10 +7,11 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from xraycomp.model.config import TrainConfig
+from xraycomp.model.stages import Stage
 
 
-def create_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
-    """SGD with momentum, Adam or AdamW, without weight decay on norms and biases."""
+def create_optimizer(model: nn.Module, config: TrainConfig, stage: Stage) -> Optimizer:
+    """SGD with momentum, Adam or AdamW for all that learns; norms and biases do not decay."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     # Norm weights and all biases have one dimension; what multiplies activations has more.
     groups = [
@@ -18,19 +19,19 @@ def create_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     if config.optimizer == "sgd":
-        return SGD(groups, lr=config.lr, momentum=config.momentum)
+        return SGD(groups, lr=stage.lr, momentum=config.momentum)
     if config.optimizer == "adam":
-        return Adam(groups, lr=config.lr)
-    return AdamW(groups, lr=config.lr)
+        return Adam(groups, lr=stage.lr)
+    return AdamW(groups, lr=stage.lr)
 
 
 def create_scheduler(
-    optimizer: Optimizer, config: TrainConfig, steps_per_epoch: int
+    optimizer: Optimizer, config: TrainConfig, stage: Stage, steps_per_epoch: int
 ) -> LRScheduler:
-    """The schedule, to be stepped once an optimizer step, ``epochs * steps_per_epoch`` in all."""
-    total = config.epochs * steps_per_epoch
+    """The stage's schedule, to be stepped once an optimizer step, through all of its epochs."""
+    total = stage.epochs * steps_per_epoch
     if config.schedule == "onecycle":
-        return OneCycleLR(optimizer, config.lr, total_steps=total + 1, cycle_momentum=False)
+        return OneCycleLR(optimizer, stage.lr, total_steps=total + 1, cycle_momentum=False)
     warmup = min(round(config.warmup_epochs * steps_per_epoch), total - 1)
     rest = total - warmup
     divided_at = (max(1, rest // 2), max(2, rest * 3 // 4))

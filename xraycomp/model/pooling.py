@@ -1,11 +1,8 @@
 """Pooling: one number a feature out of the last feature map."""
 
-from typing import Literal
-
 from torch import Tensor, nn
 
-Pool = Literal["", "avg", "max", "attention"]
-"""The network's own, the average, the maximum, or the average weighted by a learned map."""
+from xraycomp.model.config import Pool
 
 _WIDTHS = (64, 16, 8)
 

@@ -11,7 +11,6 @@ import tempfile
 import threading
 import time
 import traceback
-import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,20 +18,16 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any, NoReturn
 
-from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from torch.multiprocessing.spawn import ProcessExitedException, spawn
 from tqdm import tqdm
 
 from xraycomp.console.command import log_to_terminal
 from xraycomp.console.errors import UserError
-from xraycomp.data.files import atomic_path
+from xraycomp.console.signals import StopRequest
 from xraycomp.model.distributed import LostPeerError, is_main, process_group
 
-_LOCALHOST = "127.0.0.1"
-_SECONDS_TO_SAVE = 300  # after Ctrl-C, for a validation and a checkpoint
+logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # what failed is raised
 _SECONDS_FOR_THE_CAUSE = 5.0  # until the launcher must have seen which process died first
-_HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)  # by torch's launcher
 
 
 class DeadProcessError(UserError):
@@ -47,7 +42,8 @@ class _Job:
     function: str
     arguments: tuple[Any, ...]
     kind: str  # of device: cuda or cpu
-    folder: Path  # for what went wrong
+    processes: int
+    folder: Path  # where they meet, and for what went wrong
     shows_log: bool
 
 
@@ -64,89 +60,37 @@ def launch(function: Callable[..., None], processes: int, kind: str, *arguments:
     if module == "__main__":  # run as python -m <module>
         module = sys.modules["__main__"].__spec__.name  # type: ignore[union-attr]
     shows_log = logging.getLogger("xraycomp").isEnabledFor(logging.INFO)
-    # Read by torch where it can wait for more than half a minute.
-    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(_SECONDS_TO_SAVE))
-    with (
-        tempfile.TemporaryDirectory(prefix="xraycomp-") as folder,
-        _handlers_kept(),
-        _without_log(),
-        _without_main(),
-    ):
-        job = _Job(module, function.__qualname__, arguments, kind, Path(folder), shows_log)
-        config = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
-            nproc_per_node=processes,
-            run_id=uuid.uuid4().hex,
-            rdzv_backend="c10d",
-            rdzv_endpoint=f"{_LOCALHOST}:0",  # any free port
-            local_addr=_LOCALHOST,
-            max_restarts=0,
-            start_method="spawn",
-            logs_specs=DefaultLogsSpecs(log_dir=folder),
-        )
-        stopped_by = 0
-        cause: BaseException | None = None
+    with tempfile.TemporaryDirectory(prefix="xraycomp-") as name, StopRequest() as stop:
+        folder = Path(name)
+        job = _Job(module, function.__qualname__, arguments, kind, processes, folder, shows_log)
+        with _without_main():
+            workers = spawn(_work, (job,), processes, join=False)  # type: ignore[no-untyped-call]
         try:
-            elastic_launch(config, _work)(job)
-        except SignalException as error:
-            stopped_by = error.sigval
-            cause = _first_error(job.folder)
-            if isinstance(cause, LostPeerError):  # the signal ended the other before this one
-                cause = None
-        except ChildFailedError as error:
-            cause = _first_error(job.folder)
-            killed = error.get_first_failure()[1].exitcode < 0
-            if cause is None or (killed and isinstance(cause, LostPeerError)):
-                cause = _death(error, processes)
-    if cause:
-        raise cause
-    if stopped_by:  # when there was no training to stop: what the signal does in a lone process
-        signal.raise_signal(stopped_by)
+            told = 0
+            while not workers.join(timeout=0.1):
+                if stop.signal_number != told:
+                    told = stop.signal_number
+                    for worker in workers.processes:
+                        os.kill(worker.pid, told)
+        except ProcessExitedException as error:
+            left = folder / f"{error.error_index}.error"
+            if left.is_file():
+                raise pickle.loads(left.read_bytes()) from None
+            if not stop.signal_number:
+                raise _death(error, processes) from None
+        finally:
+            for worker in workers.processes:
+                worker.kill()
+    if stop.signal_number:  # when there was no training to stop: what it does in a lone process
+        signal.raise_signal(stop.signal_number)
         raise KeyboardInterrupt
 
 
-def _first_error(folder: Path) -> BaseException | None:
-    """What the first process that failed left: what later ones left may follow from it."""
-    left = sorted(folder.glob("*.error"), key=lambda path: path.stat().st_mtime_ns)
-    if not left:
-        return None
-    error: BaseException = pickle.loads(left[0].read_bytes())
-    return error
-
-
-def _death(error: ChildFailedError, processes: int) -> DeadProcessError:
-    number, failure = error.get_first_failure()
-    how = f"exit code {failure.exitcode}"
-    if failure.exitcode < 0:
-        how = f"killed by {signal.Signals(-failure.exitcode).name}"
-    return DeadProcessError(f"Training process {number + 1} of {processes} died ({how}).")
-
-
-@contextlib.contextmanager
-def _handlers_kept() -> Iterator[None]:
-    """Put the signal handlers back that torch's launcher replaces."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in _HANDLED}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            if handler is not None:  # as one that was not set from Python is
-                signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def _without_log() -> Iterator[None]:
-    """Keep torch's launcher from logging tracebacks: what went wrong is raised."""
-    before = logging.root.manager.disable
-    logging.disable()
-    try:
-        yield
-    finally:
-        logging.disable(before)
+def _death(error: ProcessExitedException, processes: int) -> DeadProcessError:
+    how = f"killed by {error.signal_name}" if error.signal_name else f"exit code {error.exit_code}"
+    return DeadProcessError(
+        f"Training process {error.error_index + 1} of {processes} died ({how})."
+    )
 
 
 @contextlib.contextmanager
@@ -160,7 +104,7 @@ def _without_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def _work(job: _Job) -> None:
+def _work(number: int, job: _Job) -> None:
     """The whole life of a new process; ends it at once where something goes wrong."""
     # A terminal sends Ctrl-C to its whole group: the launcher alone must get it, and passes it on.
     os.setpgrp()
@@ -169,7 +113,7 @@ def _work(job: _Job) -> None:
     tqdm.set_lock(threading.RLock())
     try:
         function = getattr(importlib.import_module(job.module), job.function)
-        with process_group(job.kind) as device:
+        with process_group(job.kind, number, job.processes, job.folder / "meet") as device:
             if not is_main():
                 warnings.simplefilter("ignore")  # once is enough
             elif job.shows_log:
@@ -179,19 +123,12 @@ def _work(job: _Job) -> None:
         _end()
     except LostPeerError as error:
         # The launcher ends this process as soon as it has seen which one died, and of what.
-        _answer_signals_with(signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         time.sleep(_SECONDS_FOR_THE_CAUSE)
-        _leave(error, job.folder)
-        _end()
+        _leave(error, job.folder / f"{number}.error")
     except Exception as error:
-        _answer_signals_with(signal.SIG_IGN)  # the end is near without them
-        _leave(error, job.folder)
-        _end()
-
-
-def _answer_signals_with(handler: signal.Handlers) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, handler)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the end is near without it
+        _leave(error, job.folder / f"{number}.error")
 
 
 class _Terminated(BaseException):
@@ -202,8 +139,8 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     raise _Terminated
 
 
-def _leave(error: Exception, folder: Path) -> None:
-    """Write ``error`` where the launcher looks for it, with its traceback as a note."""
+def _leave(error: Exception, path: Path) -> NoReturn:
+    """Write ``error`` where the launcher looks for it, with its traceback as a note, and end."""
     said = "".join(traceback.format_exception(error))
     if not isinstance(error, UserError):
         error.add_note(f"In a training process:\n{said}")
@@ -212,8 +149,8 @@ def _leave(error: Exception, folder: Path) -> None:
         pickle.loads(content)
     except Exception:  # many exceptions cannot be made again from what they keep
         content = pickle.dumps(RuntimeError(said))
-    with atomic_path(folder / f"{os.getpid()}.error") as path:
-        path.write_bytes(content)
+    path.write_bytes(content)
+    _end()
 
 
 def _end() -> NoReturn:

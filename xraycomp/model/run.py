@@ -1,27 +1,24 @@
-"""The run folder: what a run is made of, read and written whole."""
+"""The run folder: what a run is made of, read and written whole.
 
+Nothing here needs torch, which takes seconds to import.
+"""
+
+import contextlib
 import json
 import logging
 import os
-import platform
 import shutil
-import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-import torch
-import torchvision
 
-import xraycomp
 from xraycomp.console.errors import UserError
-from xraycomp.data.commit import source_commit
 from xraycomp.data.competition import Competition, format_competition, parse_competition
-from xraycomp.data.files import atomic_path, read_table, write_csv, write_json, write_text
+from xraycomp.data.files import atomic_folder, read_table, write_csv, write_json, write_text
 from xraycomp.data.predictions import read_predictions
 from xraycomp.model.config import TrainConfig
 
@@ -33,20 +30,23 @@ class RunFolder:
     path: Path
 
     @classmethod
-    def create(cls, path: Path, *, overwrite: bool = False) -> "RunFolder":
-        """Make sure that the folder is there and may be filled by ``write_setup``.
-
-        Raises ``UserError`` where it holds something, unless ``overwrite``, and where it cannot be
-        written to. What it holds is only removed by ``write_setup``.
-        """
-        if path.is_dir() and any(path.iterdir()) and not overwrite:
-            raise UserError(
-                f"{path} holds an earlier run. Continue it with --resume {path}, replace it "
-                "with --overwrite, or give another --name."
-            )
-        path.mkdir(parents=True, exist_ok=True)
-        if not os.access(path, os.W_OK):
-            raise UserError(f"{path} cannot be written to. Choose another folder with --runs-dir.")
+    def create(
+        cls,
+        path: Path,
+        config: TrainConfig,
+        competition: Competition,
+        manifest: pd.DataFrame,
+        duplicates: pd.DataFrame,
+        environment: Mapping[str, Any],
+    ) -> "RunFolder":
+        """Write what a run starts from, all of it or nothing, in place of what lies at ``path``."""
+        with atomic_folder(path) as folder:
+            write_json(folder / "config.json", config.to_json())
+            write_text(folder / "competition.toml", format_competition(competition))
+            write_csv(folder / "manifest.csv", manifest)
+            write_csv(folder / "duplicates.csv", duplicates)
+            write_json(folder / "environment.json", environment)
+            shutil.rmtree(path, ignore_errors=True)
         return cls(path)
 
     @classmethod
@@ -75,26 +75,6 @@ class RunFolder:
         """The probability table of one split."""
         return self.path / "predictions" / f"{split}.csv"
 
-    def write_setup(
-        self,
-        config: TrainConfig,
-        competition: Competition,
-        manifest: pd.DataFrame,
-        duplicates: pd.DataFrame,
-    ) -> None:
-        """Empty the folder and write what a run starts from; last ``config.json``, which makes it
-        a run."""
-        for old in self.path.iterdir():
-            if old.is_dir():
-                shutil.rmtree(old)
-            else:
-                old.unlink()
-        write_csv(self.path / "duplicates.csv", duplicates)
-        write_csv(self.path / "manifest.csv", manifest)
-        write_text(self.path / "competition.toml", format_competition(competition))
-        write_json(self.path / "environment.json", describe_environment())
-        write_json(self.path / "config.json", config.to_json())
-
     def config(self) -> TrainConfig:
         """The run's configuration."""
         path = self.path / "config.json"
@@ -111,6 +91,10 @@ class RunFolder:
     def manifest(self) -> pd.DataFrame:
         """The run's exact split."""
         return read_table(self.path / "manifest.csv")
+
+    def duplicates(self) -> pd.DataFrame:
+        """Copies of images that were found when the run began."""
+        return read_table(self.path / "duplicates.csv")
 
     def predictions(self, split: str) -> pd.DataFrame:
         """The run's probability table of ``split``."""
@@ -131,63 +115,37 @@ class RunFolder:
         """``metrics.csv``: one row an epoch."""
         return pd.read_csv(self.path / "metrics.csv")
 
-    def log_to_file(self) -> logging.Handler:
-        """Copy what the kit says to ``train.log`` until the handler is removed."""
+    @contextlib.contextmanager
+    def log(self) -> Iterator[None]:
+        """Copy what the kit says to ``train.log``."""
         handler = logging.FileHandler(self.path / "train.log", encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-        logging.getLogger("xraycomp").addHandler(handler)
-        return handler
+        logger = logging.getLogger("xraycomp")
+        logger.addHandler(handler)
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
+            handler.close()
+
+
+def check_free(path: Path, *, overwrite: bool = False) -> None:
+    """Raise ``UserError`` where no new run can lie at ``path``.
+
+    That is where it holds something, unless that may be overwritten, and where it cannot be
+    written to.
+    """
+    if path.is_dir() and any(path.iterdir()) and not overwrite:
+        raise UserError(
+            f"{path} holds an earlier run. Continue it with --resume {path}, replace it with "
+            "--overwrite, or give another --name."
+        )
+    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not os.access(there, os.W_OK):
+        raise UserError(f"{path} cannot be written to. Choose another folder with --runs-dir.")
 
 
 def default_name(competition: Competition, config: TrainConfig) -> str:
     """A run name from competition, architecture and time: ``phantom-resnet18-20261121-0512``."""
     arch = config.arch.replace("timm:", "").replace("/", "-")
     return f"{competition.slug}-{arch}-{time.strftime('%Y%m%d-%H%M%S')}"
-
-
-def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
-    """Write tensors and plain values to ``path``, whole or not at all."""
-    with atomic_path(path) as temporary:
-        try:
-            torch.save(dict(content), temporary)
-        except RuntimeError as error:
-            # torch's zip writer reports a full disk as an internal error of its own.
-            raise OSError(28, "No space left on device", str(path)) from error
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read what ``save_checkpoint`` wrote, without running any code that the file may hold.
-
-    Raises ``UserError`` for a missing, cut-off or foreign file.
-    """
-    if not path.is_file():
-        raise UserError(f"There is no checkpoint {path}. The run stopped before it had saved one.")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file may fail anywhere in zip, pickle or tensor code
-        raise UserError(
-            f"{path} ({path.stat().st_size:,} bytes) is damaged, cut off or not a checkpoint. "
-            "Bring a whole copy, or train anew."
-        ) from error
-    if not isinstance(content, dict) or not {"model", "config", "classes"} <= content.keys():
-        raise UserError(f"{path} is not a checkpoint of this kit. Check the path.")
-    return content
-
-
-def describe_environment() -> dict[str, Any]:
-    """What the run depends on besides its configuration: versions, commit, hardware."""
-    cuda = torch.cuda.is_available()
-    return {
-        "xraycomp": xraycomp.__version__,
-        "commit": source_commit(),
-        "python": sys.version.split()[0],
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "numpy": np.__version__,
-        "pandas": pd.__version__,
-        "platform": platform.platform(),
-        "threads": torch.get_num_threads(),
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        if cuda
-        else [],
-    }

@@ -23,11 +23,6 @@ NO_PARTS = BodyParts()
 Activation = Literal["softmax", "sigmoid"]
 
 
-def activation_for(*, multilabel: bool) -> Activation:
-    """What makes probabilities of logits: each class for itself where an image may have several."""
-    return "sigmoid" if multilabel else "softmax"
-
-
 class GrayModel(nn.Module):
     """A classifier of gray images: float (batch, 1, height, width) to logits (batch, num_classes).
 
@@ -40,10 +35,12 @@ class GrayModel(nn.Module):
     mean, std : the two scalars, kept in checkpoints beside the state dict
     planes : 1 if the stem reads the image alone, 2 if it also reads a plane of ones
     parts : where in the body the last feature map and the codes are
+    classes : what the logits mean, in index order; () where nobody has said it
     activation : what makes probabilities of the logits; all that depends on the kind of labels asks
-        for it here, and checkpoints keep it
+        for it here
     """
 
+    classes: tuple[str, ...] = ()
     activation: Activation = "softmax"
 
     def __init__(

@@ -28,6 +28,8 @@ class WeightFile:
     """The tensors of a weight file by name, and the normalisation that it states, if any."""
 
     state: dict[str, Tensor]
+    source: str
+    """What messages call it."""
     mean: Channels | None = None
     std: Channels | None = None
 
@@ -48,6 +50,15 @@ def read_weights(path: Path) -> WeightFile:
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path} is no weight file by its name; --weights reads {suffixes}.")
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    return weights_in(content, str(path))
+
+
+def weights_in(content: Any, source: str) -> WeightFile:
+    """The weights in what a file held: a state dict, or a dict with one under "model" or
+    "state_dict" and perhaps its ``mean`` and ``std``.
+
+    Raises ``UserError`` where it holds none; ``source`` names it.
+    """
     state: Any = content if isinstance(content, Mapping) else {}
     mean = std = None
     for key in ("model", "state_dict"):
@@ -58,9 +69,10 @@ def read_weights(path: Path) -> WeightFile:
     tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
     if not tensors:
         raise UserError(
-            f"{path} holds no tensors by name; save the state_dict() of the network and give that."
+            f"{source} holds no tensors by name; save the state_dict() of the network and give "
+            "that."
         )
-    return WeightFile(bare_names(tensors), _channels(mean), _channels(std))
+    return WeightFile(bare_names(tensors), source, _channels(mean), _channels(std))
 
 
 def load_weights(

@@ -14,8 +14,9 @@ import torchvision
 from torch import Tensor, nn
 
 from xraycomp.console.errors import UserError
+from xraycomp.data.competition import Competition
 from xraycomp.model.body import replace_head, replace_pool, split_body
-from xraycomp.model.pooling import Pool
+from xraycomp.model.config import Pool, TrainConfig
 from xraycomp.model.stem import Channels, GrayModel, fold_stem, gray_mix, stem_convs
 from xraycomp.model.weights import WeightFile, bare_names, load_weights, read_weights
 
@@ -41,10 +42,30 @@ class Architecture:
     ignored: tuple[str, ...] = ()  # beginnings of names in weight files that the network lacks
 
 
+def build_model(
+    config: TrainConfig, competition: Competition, weights: str | WeightFile | None = None
+) -> GrayModel:
+    """The network of a run's settings, for the classes of its competition.
+
+    ``weights`` take the place of the settings' own. Raises ``UserError`` as `create_model` does.
+    """
+    model = create_model(
+        config.arch,
+        len(competition.classes),
+        weights or config.weights,
+        pool=config.pool,
+        hidden=config.head,
+    )
+    model.classes = competition.classes
+    # Each class is for itself where an image may have several.
+    model.activation = "sigmoid" if competition.multilabel else "softmax"
+    return model
+
+
 def create_model(
     arch: str,
     num_classes: int,
-    weights: str = "none",
+    weights: str | WeightFile = "none",
     *,
     pool: Pool = "",
     hidden: tuple[int, ...] = (),
@@ -57,8 +78,9 @@ def create_model(
     num_classes : number of logits, >= 1
     weights : "none" draws them from torch's global random state; "imagenet" downloads the
         library's own; anything else is the path of a .pth, .pt or .safetensors file: a state dict,
-        a dict with one under "model" or "state_dict", or a checkpoint of this kit. The classifier
-        layer is left random where the file has another number of classes.
+        a dict with one under "model" or "state_dict", or a checkpoint of this kit; or such a file
+        that was read already. The classifier layer is left random where the file has another number
+        of classes.
     pool : what takes the place of the network's own pooling; "" leaves it
     hidden : widths of the layers before the classifier's last one, all new; () leaves it
 
@@ -86,7 +108,10 @@ def create_model(
         fold_stem(body, mix)
         return GrayModel(body, arch, mean, std, planes=len(mix), parts=parts)
 
-    file = _fetch(arch, found) if weights == "imagenet" else read_weights(Path(weights))
+    if isinstance(weights, str):
+        file = _fetch(arch, found) if weights == "imagenet" else read_weights(Path(weights))
+    else:
+        file = weights
     mean, std, mix = gray_mix(file.mean or found.mean, file.std or found.std)
     stem = file.state.get(f"{next(iter(convs))}.weight")
     is_gray = stem is not None and stem.ndim == 4 and stem.shape[1] in (1, 2)
@@ -96,7 +121,9 @@ def create_model(
     heads = (parts.head,) if parts.head else found.heads
     if pool:
         heads = (*heads, parts.pool)  # attention is learned too
-    load_weights(body, file.state, arch=arch, source=weights, heads=heads, ignored=found.ignored)
+    load_weights(
+        body, file.state, arch=arch, source=file.source, heads=heads, ignored=found.ignored
+    )
     if not is_gray and not fold_stem(body, mix):
         raise UserError(
             f"{arch} standardises the weights of its first convolution, so that RGB weights cannot "
@@ -214,7 +241,7 @@ def _fetch(arch: str, found: Architecture) -> WeightFile:
             # fails at once. An HTTP error is an answer: the download will say what is wrong.
             with suppress(HTTPError):
                 urlopen(Request(found.url, method="HEAD"), timeout=10).close()
-        return WeightFile(bare_names(found.fetch()))
+        return WeightFile(bare_names(found.fetch()), "imagenet")
     except Exception as error:  # networks, proxies and caches fail in too many ways to name
         file = _last_part(found.url)
         raise UserError(

@@ -45,10 +45,9 @@ _NO_RUN = 'RUN = ""\n'
 class Bundle:
     """A built kernel."""
 
-    kernel: str
-    """Its slug."""
+    metadata: KernelMetadata
     path: Path
-    """The built file."""
+    """The built file, in the kernel's folder."""
     sha256: str
     """Names the sources, whatever the commit."""
     size: int
@@ -85,7 +84,7 @@ def build(folder: Path, *, allow_internet: bool = False) -> Bundle:
         )
     path = folder / metadata.code_file
     write_text(path, text)
-    return Bundle(metadata.slug, path, sha256, size, commit)
+    return Bundle(metadata, path, sha256, size, commit)
 
 
 def is_stale(folder: Path) -> bool:
@@ -172,8 +171,6 @@ def compose(metadata: KernelMetadata, files: dict[str, bytes], commit: str) -> s
         f'{code}\n\n{_NO_RUN}PAYLOAD = """\n{payload}"""\n\n'
         'if __name__ == "__main__":\n'
         f"    launch({', '.join(arguments)}, PAYLOAD, RUN)\n"
-        'elif __name__ == "__mp_main__":  # imported again by a child process\n'
-        "    join()\n"
     )
 
 

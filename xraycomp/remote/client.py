@@ -13,7 +13,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from xraycomp.console.errors import UserError
 from xraycomp.remote.credentials import Credential, winning_credential
@@ -51,67 +51,101 @@ class Kaggle:
     """A ``kagglesdk.KaggleClient``."""
     credential: Credential
 
+    @property
+    def competitions(self) -> Any:
+        """The SDK's methods about competitions and submissions."""
+        return self.client.competitions.competition_api_client
+
+    @property
+    def datasets(self) -> Any:
+        """The SDK's methods about data sets."""
+        return self.client.datasets.dataset_api_client
+
+    @property
+    def kernels(self) -> Any:
+        """The SDK's methods about kernels."""
+        return self.client.kernels.kernels_api_client
+
     @functools.cached_property
     def username(self) -> str:
         """The name of the account, asked from Kaggle where only a token is known."""
         if self.credential.username:
             return self.credential.username
-        from kagglesdk.security.types.oauth_service import IntrospectTokenRequest
-
-        request = IntrospectTokenRequest()
-        request.token = self.credential.token
-
-        def explain_failure(error: Exception, subject: Subject) -> str:
-            if status_of(error) in (400, 401, 403, 404):  # what Kaggle says to a stale token
-                return refused_credentials(self.credential)
-            return self.explain(error, subject)
-
-        answer = patiently(
-            lambda: self.client.security.oauth_client.introspect_token(request),
-            Subject("say whose the access token is"),
-            explain_failure,
-        )
+        method = self.client.security.oauth_client.introspect_token
+        subject = Subject("say whose the access token is")
+        try:
+            answer = self.call(method, subject, token=self.credential.token)
+        except Refused as error:
+            if error.status in (400, 401, 403, 404):  # what Kaggle says to a stale token
+                raise UserError(refused_credentials(self.credential)) from error
+            raise
         if not answer.active or not answer.username:
             raise UserError(refused_credentials(self.credential))
         return str(answer.username)
 
     def call(
-        self,
-        method: Callable[[Any], Answer],
-        request: Any,
-        subject: Subject,
-        *,
-        repeat: bool = True,
-    ) -> Answer:
-        """Call an SDK method; ``repeat=False`` for one that must not take effect twice.
+        self, method: Callable[[Any], Any], subject: Subject, *, repeat: bool = True, **fields: Any
+    ) -> Any:
+        """Call an SDK method with the ``fields`` of its request; returns the SDK's answer.
 
-        Raises ``UserError`` in plain words for every failure, ``LostAnswer`` (a ``UserError``)
-        where a call that is not repeated may have taken effect all the same.
+        ``repeat=False`` is for one that must not take effect twice.
+
+        Raises ``UserError`` in plain words for every failure: ``Refused`` with the status,
+        ``Unreachable``, and ``LostAnswer`` where a call that is not repeated may have taken effect
+        all the same.
         """
         import requests
 
-        def once() -> Answer:
+        request = request_type(method)()
+        for name, value in fields.items():
+            setattr(request, name, value)
+
+        def once() -> Any:
             try:
                 return method(request)
             except json.JSONDecodeError as error:  # a page of HTML in place of Kaggle's answer
                 raise requests.JSONDecodeError(error.msg, error.doc, error.pos) from error
 
         if repeat:
-            return patiently(once, subject, self.explain)
+            return patiently(once, lambda error: self._explain(error, subject))
         try:
             return once()
         except requests.RequestException as error:
-            if status_of(error) in {None, *BUSY} - {429}:
+            status = status_of(error)
+            if status is None or status in BUSY - {429}:
                 raise LostAnswer(
                     f"Kaggle's answer was lost when asked to {subject.action} "
                     f"({kind_of(error)}); it may have been done all the same."
                 ) from error
-            raise UserError(self.explain(error, subject)) from error
+            raise Refused(self._explain(error, subject), status) from error
 
-    def explain(self, error: Exception, subject: Subject) -> str:
-        """One plain sentence for a failed call, with the next step."""
+    def pages(self, method: Callable[[Any], Any], subject: Subject, **fields: Any) -> Iterator[Any]:
+        """Every page of an SDK method that lists something; raises as ``call`` does."""
+        while True:
+            answer = self.call(method, subject, **fields)
+            yield answer
+            # A page that leads to itself would come for ever.
+            if answer.next_page_token in (None, "", fields.get("page_token")):
+                return
+            fields["page_token"] = answer.next_page_token
+
+    def _explain(self, error: Exception, subject: Subject) -> str:
         near = _similar_names(self, subject) if status_of(error) == 404 else []
         return explain(error, subject, self.credential, near)
+
+
+def request_type(method: Callable[[Any], Any]) -> Any:
+    """The class of an SDK method's request; its attributes are what this SDK can say."""
+    return get_type_hints(method)["request"]
+
+
+class Refused(UserError):  # noqa: N818 - says what happened
+    """Kaggle answered, and said no."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+        """The HTTP status."""
 
 
 class Unreachable(UserError):  # noqa: N818 - says what happened
@@ -175,15 +209,11 @@ def _login_token(client: Any, credential: Credential) -> str:
         raise UserError(explain(error, Subject("renew the login"), credential)) from error
 
 
-def patiently(
-    once: Callable[[], Answer],
-    subject: Subject,
-    explain_failure: Callable[[Exception, Subject], str] = explain,
-) -> Answer:
+def patiently(once: Callable[[], Answer], explain_failure: Callable[[Exception], str]) -> Answer:
     """Do ``once``, and again with growing pauses while the network or Kaggle is in trouble.
 
-    ``Retry-After`` is honoured up to ``LONGEST_WAIT`` seconds. Raises ``UserError`` when that did
-    not help (``Unreachable``), and at once for failures that waiting does not mend.
+    ``Retry-After`` is honoured up to ``LONGEST_WAIT`` seconds. Raises ``Unreachable`` when that did
+    not help, and at once ``Refused`` for failures that waiting does not mend.
     """
     import requests
 
@@ -192,37 +222,35 @@ def patiently(
             return once()
         except requests.RequestException as error:
             status = status_of(error)
-            hopeless = status is not None and status not in BUSY
+            if status is not None and status not in BUSY:
+                raise Refused(explain_failure(error), status) from error
             pause = retry_after(error)
             if pause is None:
                 pause = FIRST_WAIT * 2 ** (attempt - 1) * random.uniform(1, 1.5)
-            if hopeless:
-                raise UserError(explain_failure(error, subject)) from error
             if attempt == ATTEMPTS or pause > LONGEST_WAIT:
-                raise Unreachable(explain_failure(error, subject), kind_of(error)) from error
+                raise Unreachable(explain_failure(error), kind_of(error)) from error
             log.info("%s Trying again in %.0f s.", trouble(error), max(pause, 1))
             time.sleep(pause)
     raise AssertionError("the last attempt returns or raises")
 
 
 def _similar_names(kaggle: Kaggle, subject: Subject) -> list[str]:
-    """Slugs that Kaggle finds for a name that it does not know."""
+    """Names that Kaggle finds in place of one that it does not know."""
     import requests
-    from kagglesdk.competitions.types.competition_api_service import ApiListCompetitionsRequest
-    from kagglesdk.datasets.types.dataset_api_service import ApiListDatasetsRequest
 
-    word = subject.name.split("/")[-1].split("-")[0]
+    method = {
+        "competition": kaggle.competitions.list_competitions,
+        "data set": kaggle.datasets.list_datasets,
+    }.get(subject.kind)
+    if method is None:
+        return []
+    request = request_type(method)()
+    request.search = subject.name.split("/")[-1].split("-")[0]
     # A hint must not cost another failure.
     with contextlib.suppress(requests.RequestException):
-        if subject.competition:
-            asked = ApiListCompetitionsRequest()
-            asked.search = word
-            competitions = kaggle.client.competitions.competition_api_client
-            found = competitions.list_competitions(asked).competitions or []
-            return [item.ref.rstrip("/").rsplit("/", 1)[-1] for item in found]
-        if subject.dataset:
-            wanted = ApiListDatasetsRequest()
-            wanted.search = word
-            found = kaggle.client.datasets.dataset_api_client.list_datasets(wanted).datasets or []
-            return [item.ref for item in found]
+        if subject.kind == "data set":
+            return [item.ref for item in method(request).datasets or []]
+        return [
+            item.ref.rstrip("/").rsplit("/", 1)[-1] for item in method(request).competitions or []
+        ]
     return []

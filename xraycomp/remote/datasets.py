@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from xraycomp.console.errors import UserError, listing
-from xraycomp.remote.client import Kaggle, LostAnswer
-from xraycomp.remote.download import list_files
+from xraycomp.remote.client import Kaggle, LostAnswer, Refused
+from xraycomp.remote.download import list_files, naming
 from xraycomp.remote.failures import Subject
 from xraycomp.remote.transfer import upload_file
 from xraycomp.remote.waiting import wait_for
@@ -21,8 +21,7 @@ log = logging.getLogger(__name__)
 
 READY_WITHIN = 1800.0
 """Seconds until waiting for a data set is given up."""
-LONGEST_PAUSE = 20.0
-"""Seconds between two looks at most."""
+_POLL = 20.0  # seconds between two looks at most
 
 
 def publish(kaggle: Kaggle, ref: str, paths: list[Path]) -> int:
@@ -34,18 +33,16 @@ def publish(kaggle: Kaggle, ref: str, paths: list[Path]) -> int:
     current in time.
     """
     _check(ref, paths)
-    owner, slug = ref.split("/")
     before = _current_version(kaggle, ref)
-    tokens = [_upload(kaggle, path) for path in paths]
-    names = listing([path.name for path in paths])
-    if before is None:
-        request, method = _creation(kaggle, owner, slug, tokens)
-        subject = Subject(f"make the data set {ref}", dataset=ref)
-    else:
-        request, method = _version(kaggle, owner, slug, tokens, f"{names} by xraycomp")
-        subject = Subject(f"take a new version of the data set {ref}", dataset=ref)
+    files = [_upload(kaggle, path) for path in paths]
+    action = f"{'make' if before is None else 'take a new version of'} the data set {ref}"
+    subject = Subject(action, "data set", ref)
     try:
-        answer = kaggle.call(method, request, subject, repeat=False)
+        if before is None:
+            answer = _create(kaggle, subject, ref, files)
+        else:
+            notes = f"{listing([path.name for path in paths])} by xraycomp"
+            answer = _create_version(kaggle, subject, ref, files, notes)
     except LostAnswer:
         log.info("The answer was lost; looking whether the data set is there all the same.")
     else:
@@ -60,12 +57,13 @@ def publish(kaggle: Kaggle, ref: str, paths: list[Path]) -> int:
 def wait_until_ready(
     kaggle: Kaggle, ref: str, version: int | None = None, files: dict[str, int] | None = None
 ) -> None:
-    """Wait until ``ref`` is READY, at ``version`` if given, and lists ``files`` (name to bytes).
+    """Wait until ``ref`` (owner/slug) is READY, at ``version`` if given, and lists ``files``.
+
+    ``files`` are names and their sizes in bytes.
 
     Raises ``UserError`` when that takes longer than ``READY_WITHIN`` seconds or fails.
     """
     began = time.monotonic()
-    ref = "/".join(ref.split("/")[:2])  # kernel-metadata.json may pin a version behind it
 
     def look() -> tuple[str, bool | None]:
         problem = _not_ready(kaggle, ref, version, files or {})
@@ -76,18 +74,14 @@ def wait_until_ready(
             )
         return problem, None if problem else True
 
-    wait_for(look, f"Data set {ref}", LONGEST_PAUSE)
+    wait_for(look, f"Data set {ref}", _POLL)
 
 
 def _not_ready(kaggle: Kaggle, ref: str, version: int | None, files: dict[str, int]) -> str:
     """Why the data set cannot be used yet, as a clause; empty if it can."""
-    from kagglesdk.datasets.types.dataset_api_service import ApiGetDatasetStatusRequest
-
-    request = ApiGetDatasetStatusRequest()
-    request.owner_slug, request.dataset_slug = ref.split("/")
-    method = kaggle.client.datasets.dataset_api_client.get_dataset_status
-    subject = Subject(f"tell the status of the data set {ref}", dataset=ref)
-    status = kaggle.call(method, request, subject).status.name
+    subject = Subject(f"tell the status of the data set {ref}", "data set", ref)
+    answer = kaggle.call(kaggle.datasets.get_dataset_status, subject, **naming(ref))
+    status = answer.status.name
     if status in ("FAILED", "DELETED"):
         raise UserError(
             f"The data set {ref} is {status} on Kaggle. See https://www.kaggle.com/datasets/{ref}"
@@ -104,24 +98,14 @@ def _not_ready(kaggle: Kaggle, ref: str, version: int | None, files: dict[str, i
 
 def _current_version(kaggle: Kaggle, ref: str) -> int | None:
     """The version that Kaggle shows; None where there is no such data set."""
-    import requests
-    from kagglesdk.datasets.types.dataset_api_service import ApiGetDatasetRequest
-
-    request = ApiGetDatasetRequest()
-    request.owner_slug, request.dataset_slug = ref.split("/")
-    client: Any = kaggle.client.datasets.dataset_api_client
-
-    def asked(request: Any) -> Any:
-        try:
-            return client.get_dataset(request)
-        except requests.HTTPError as error:
-            # Kaggle says 403 or 404 of a data set of one's own that is not there yet.
-            if error.response is not None and error.response.status_code in (403, 404):
-                return None
-            raise
-
-    answer = kaggle.call(asked, request, Subject(f"show the data set {ref}", dataset=ref))
-    return None if answer is None else int(answer.current_version_number)
+    subject = Subject(f"show the data set {ref}")
+    try:
+        answer = kaggle.call(kaggle.datasets.get_dataset, subject, **naming(ref))
+    except Refused as error:
+        if error.status in (403, 404):  # what Kaggle says of one's own that is not there yet
+            return None
+        raise
+    return int(answer.current_version_number)
 
 
 def _check(ref: str, paths: list[Path]) -> None:
@@ -135,54 +119,47 @@ def _check(ref: str, paths: list[Path]) -> None:
         raise UserError(f"There is no file {listing(missing) or 'to upload'}. Check the path.")
 
 
-def _upload(kaggle: Kaggle, path: Path) -> str:
-    from kagglesdk.blobs.types.blob_api_service import ApiBlobType, ApiStartBlobUploadRequest
-
-    request = ApiStartBlobUploadRequest()
-    request.type = ApiBlobType.DATASET
-    request.name = path.name
-    request.content_length = path.stat().st_size
-    request.last_modified_epoch_seconds = int(path.stat().st_mtime)
-    subject = Subject(f"take the file {path.name}")
-    answer = kaggle.call(kaggle.client.blobs.blob_api_client.start_blob_upload, request, subject)
-    upload_file(answer.create_url, path, subject)
-    return str(answer.token)
-
-
-def _files(tokens: list[str]) -> list[Any]:
+def _upload(kaggle: Kaggle, path: Path) -> Any:
+    """Send a file to Kaggle's storage; returns what names it there in a request."""
+    from kagglesdk.blobs.types.blob_api_service import ApiBlobType
     from kagglesdk.datasets.types.dataset_api_service import ApiDatasetNewFile
 
-    files = []
-    for token in tokens:
-        file = ApiDatasetNewFile()
-        file.token = token
-        files.append(file)
-    return files
+    subject = Subject(f"take the file {path.name}")
+    place = kaggle.call(
+        kaggle.client.blobs.blob_api_client.start_blob_upload,
+        subject,
+        type=ApiBlobType.DATASET,
+        name=path.name,
+        content_length=path.stat().st_size,
+        last_modified_epoch_seconds=int(path.stat().st_mtime),
+    )
+    upload_file(place.create_url, path, subject)
+    file = ApiDatasetNewFile()
+    file.token = place.token
+    return file
 
 
-def _creation(kaggle: Kaggle, owner: str, slug: str, tokens: list[str]) -> tuple[Any, Any]:
-    from kagglesdk.datasets.types.dataset_api_service import ApiCreateDatasetRequest
-
-    request = ApiCreateDatasetRequest()
-    request.owner_slug, request.slug = owner, slug
-    request.title = slug.replace("-", " ")
-    request.license_name = "other"
-    request.is_private = True
-    request.files = _files(tokens)
-    return request, kaggle.client.datasets.dataset_api_client.create_dataset
-
-
-def _version(
-    kaggle: Kaggle, owner: str, slug: str, tokens: list[str], notes: str
-) -> tuple[Any, Any]:
-    from kagglesdk.datasets.types.dataset_api_service import (
-        ApiCreateDatasetVersionRequest,
-        ApiCreateDatasetVersionRequestBody,
+def _create(kaggle: Kaggle, subject: Subject, ref: str, files: list[Any]) -> Any:
+    owner, slug = ref.split("/")
+    return kaggle.call(
+        kaggle.datasets.create_dataset,
+        subject,
+        repeat=False,
+        owner_slug=owner,
+        slug=slug,
+        title=slug.replace("-", " "),
+        license_name="other",
+        is_private=True,
+        files=files,
     )
 
+
+def _create_version(
+    kaggle: Kaggle, subject: Subject, ref: str, files: list[Any], notes: str
+) -> Any:
+    from kagglesdk.datasets.types.dataset_api_service import ApiCreateDatasetVersionRequestBody
+
     body = ApiCreateDatasetVersionRequestBody()
-    body.version_notes = notes
-    body.files = _files(tokens)
-    request = ApiCreateDatasetVersionRequest()
-    request.owner_slug, request.dataset_slug, request.body = owner, slug, body
-    return request, kaggle.client.datasets.dataset_api_client.create_dataset_version
+    body.version_notes, body.files = notes, files
+    method = kaggle.datasets.create_dataset_version
+    return kaggle.call(method, subject, repeat=False, body=body, **naming(ref))

@@ -4,14 +4,14 @@ import logging
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tqdm import tqdm
 
 from xraycomp.console.errors import UserError, listing
 from xraycomp.remote.client import Kaggle
 from xraycomp.remote.failures import Subject
-from xraycomp.remote.transfer import download_file
+from xraycomp.remote.transfer import byte_bar, download_file
 
 log = logging.getLogger(__name__)
 
@@ -28,9 +28,10 @@ def download(kaggle: Kaggle, name: str, path: Path) -> None:
     Raises ``UserError`` where Kaggle refuses, and where what came does not pass the check; then it
     is kept as ``<slug>.zip.rejected``.
     """
+    subject = _subject("download", name)
     listed = list_files(kaggle, name)
     if not listed:
-        raise UserError(f"{_kind(name).capitalize()} {name} has no files on Kaggle.")
+        raise UserError(f"The {subject.kind} {name} has no files on Kaggle.")
     log.info("%s: %s files, %s.", name, f"{len(listed):,}", _size(sum(listed.values())))
     if path.is_file():
         problem = check_zip(path, listed)
@@ -38,9 +39,7 @@ def download(kaggle: Kaggle, name: str, path: Path) -> None:
             log.info("%s is here already and whole.", path)
             return
         log.info("%s is here but %s: downloading it again.", path, problem)
-    download_file(
-        lambda: _signed_url(kaggle, name), path, _subject(name, f"download {_kind(name)} {name}")
-    )
+    download_file(lambda: _signed_url(kaggle, name), path, subject)
     if problem := check_zip(path, listed):
         rejected = path.with_name(path.name + ".rejected")
         path.replace(rejected)
@@ -56,29 +55,14 @@ def list_files(kaggle: Kaggle, name: str) -> dict[str, int]:
 
     Raises ``UserError`` where Kaggle refuses.
     """
-    from kagglesdk.competitions.types.competition_api_service import ApiListDataFilesRequest
-    from kagglesdk.datasets.types.dataset_api_service import ApiListDatasetFilesRequest
-
-    client: Any = kaggle.client
-    request: Any
-    if "/" in name:
-        request = ApiListDatasetFilesRequest()
-        request.owner_slug, request.dataset_slug = name.split("/")
-        method = client.datasets.dataset_api_client.list_dataset_files
-    else:
-        request = ApiListDataFilesRequest()
-        request.competition_name = name
-        method = client.competitions.competition_api_client.list_data_files
-    request.page_size = _PAGE
-    subject = _subject(name, f"list the files of {_kind(name)} {name}")
+    subject = _subject("list the files of", name)
+    method = kaggle.competitions.list_data_files
+    if subject.kind == "data set":
+        method = kaggle.datasets.list_dataset_files
     files: dict[str, int] = {}
-    while True:
-        answer = kaggle.call(method, request, subject)
-        page = answer.dataset_files if "/" in name else answer.files
-        files |= {item.name: item.total_bytes for item in page or []}
-        if not answer.next_page_token:
-            break
-        request.page_token = answer.next_page_token
+    for page in kaggle.pages(method, subject, page_size=_PAGE, **naming(name)):
+        listed = page.dataset_files if subject.kind == "data set" else page.files
+        files |= {item.name: item.total_bytes for item in listed or []}
     return files
 
 
@@ -96,9 +80,7 @@ def check_zip(path: Path, listed: dict[str, int]) -> str:
             if other:
                 return f"holds files of another size than listed: {listing(other)}"
             total = sum(item.file_size for item in members.values())
-            with tqdm(
-                total=total, unit="B", unit_scale=True, desc=f"Check {path.name}", leave=False
-            ) as bar:
+            with byte_bar(f"Check {path.name}", total) as bar:
                 for item in members.values():
                     with archive.open(item) as file:
                         while chunk := file.read(1 << 20):
@@ -110,29 +92,26 @@ def check_zip(path: Path, listed: dict[str, int]) -> str:
 
 def _signed_url(kaggle: Kaggle, name: str) -> str:
     """A link to the zip, good for some minutes."""
-    from kagglesdk.competitions.types.competition_api_service import ApiDownloadDataFilesRequest
-    from kagglesdk.datasets.types.dataset_api_service import ApiDownloadDatasetRequest
-
-    request: Any
-    if "/" in name:
-        request = ApiDownloadDatasetRequest()
-        request.owner_slug, request.dataset_slug = name.split("/")
-        method = kaggle.client.datasets.dataset_api_client.download_dataset
-    else:
-        request = ApiDownloadDataFilesRequest()
-        request.competition_name = name
-        method = kaggle.client.competitions.competition_api_client.download_data_files
+    subject = _subject("download", name)
+    method = kaggle.competitions.download_data_files
+    if subject.kind == "data set":
+        method = kaggle.datasets.download_dataset
     # The SDK follows the redirect and gives the opened answer: only its address is wanted here.
-    with kaggle.call(method, request, _subject(name, f"download {_kind(name)} {name}")) as answer:
+    with kaggle.call(method, subject, **naming(name)) as answer:
         return str(answer.url)
 
 
-def _subject(name: str, action: str) -> Subject:
-    return Subject(action, dataset=name) if "/" in name else Subject(action, competition=name)
+def naming(name: str) -> dict[str, Any]:
+    """How the SDK's requests name the competition ``slug`` or the data set ``owner/slug``."""
+    if "/" not in name:
+        return {"competition_name": name}
+    owner, slug = name.split("/")
+    return {"owner_slug": owner, "dataset_slug": slug}
 
 
-def _kind(name: str) -> str:
-    return "the data set" if "/" in name else "the competition"
+def _subject(action: str, name: str) -> Subject:
+    kind: Literal["competition", "data set"] = "data set" if "/" in name else "competition"
+    return Subject(f"{action} the {kind} {name}", kind, name)
 
 
 def _size(n_bytes: int) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Literal
 
 from xraycomp.data.competition import built_in_slugs
 from xraycomp.remote.credentials import Credential, find_credentials, redact
@@ -17,14 +18,9 @@ class Subject:
 
     action: str
     """Continues "Kaggle refused to …": ``list the files of the competition titanic``."""
-    competition: str = ""
-    dataset: str = ""
-    kernel: str = ""
-
-    @property
-    def name(self) -> str:
-        """The slug that the call is about."""
-        return self.competition or self.dataset or self.kernel
+    kind: Literal["", "competition", "data set", "kernel"] = ""
+    name: str = ""
+    """The slug, or ``owner/slug``, of what is of that kind."""
 
 
 def status_of(error: Exception) -> int | None:
@@ -145,25 +141,31 @@ def refused_credentials(credential: Credential | None) -> str:
 
 
 def _forbidden(subject: Subject) -> str:
-    if subject.kernel:
+    if not subject.kind:
         return (
-            f"Kaggle refused to {subject.action} (403): either there is no kernel {subject.kernel} "
+            f"Kaggle refused to {subject.action} (403): this account may not. See which one it is: "
+            "python -m xraycomp.download --doctor"
+        )
+    if subject.kind == "kernel":
+        return (
+            f"Kaggle refused to {subject.action} (403): either there is no kernel {subject.name} "
             "(see its page for the right name), or it is somebody else's and private."
         )
-    page = f"https://www.kaggle.com/c/{subject.competition}/rules"
-    if subject.dataset:
-        page = f"https://www.kaggle.com/datasets/{subject.dataset}"
+    page = f"datasets/{subject.name}" if subject.kind == "data set" else f"c/{subject.name}/rules"
     return (
         f"Kaggle refused to {subject.action} (403): either its rules are not accepted yet, or the "
-        f"name {subject.name} is misspelt, or the account is not verified by phone. See {page}"
+        f"name {subject.name} is misspelt, or the account is not verified by phone. See "
+        f"https://www.kaggle.com/{page}"
     )
 
 
 def _not_found(subject: Subject, near: Sequence[str]) -> str:
-    if not subject.name:
+    if not subject.kind:
         return f"Kaggle does not know what it was asked for, to {subject.action} (404)."
-    kind = "competition" if subject.competition else "data set" if subject.dataset else "kernel"
-    known = [*near, *built_in_slugs()] if subject.competition else list(near)
+    known = [*near, *built_in_slugs()] if subject.kind == "competition" else list(near)
     close = get_close_matches(subject.name, known, n=1)
     hint = f"Did you mean {close[0]}?" if close else "Check the spelling in its page's address."
-    return f"Kaggle knows no {kind} {subject.name} (404), so it could not {subject.action}. {hint}"
+    return (
+        f"Kaggle knows no {subject.kind} {subject.name} (404), so it could not {subject.action}. "
+        f"{hint}"
+    )

@@ -13,11 +13,12 @@ from xraycomp.console.errors import Stopped, UserError, listing
 from xraycomp.console.signals import StopRequest
 from xraycomp.data.files import write_json
 from xraycomp.remote.bundle import Bundle, mark_run
-from xraycomp.remote.client import Kaggle, LostAnswer
+from xraycomp.remote.client import Kaggle, LostAnswer, request_type
 from xraycomp.remote.datasets import wait_until_ready
 from xraycomp.remote.download import list_files
 from xraycomp.remote.failures import Subject
-from xraycomp.remote.metadata import KernelMetadata
+from xraycomp.remote.logs import decode_log
+from xraycomp.remote.metadata import KernelMetadata, unversioned
 from xraycomp.remote.waiting import wait_for
 
 log = logging.getLogger(__name__)
@@ -53,14 +54,18 @@ class Pushed:
         return f"{self.ref} version {self.version}"
 
 
+class NotPushed(UserError):  # noqa: N818 - says what is the case
+    """Nothing was pushed from a kernel's folder yet."""
+
+
 def read_pushed(folder: Path) -> Pushed:
     """What was pushed last from the kernel's ``folder``.
 
-    Raises ``UserError`` where nothing was, or the note of it is damaged.
+    Raises ``NotPushed`` where nothing was, ``UserError`` where the note of it is damaged.
     """
     path = folder / PUSHED_FILE
     if not path.is_file():
-        raise UserError(
+        raise NotPushed(
             f"Nothing was pushed from {folder} yet. Push it with: "
             f"python -m xraycomp.kernel push {folder.name}"
         )
@@ -70,7 +75,7 @@ def read_pushed(folder: Path) -> Pushed:
         raise UserError(f"{path} is damaged ({error}). Push the kernel again.") from error
 
 
-def push(kaggle: Kaggle, folder: Path, metadata: KernelMetadata, bundle: Bundle) -> Pushed:
+def push(kaggle: Kaggle, bundle: Bundle) -> Pushed:
     """Send the built file as a new version and keep a note of it in the kernel's folder.
 
     Before: waits until attached data sets are ready, and asks for attached competitions, whose
@@ -80,9 +85,10 @@ def push(kaggle: Kaggle, folder: Path, metadata: KernelMetadata, bundle: Bundle)
     Raises ``UserError`` where anything is missing, refused, dropped or renamed; ``Stopped`` where
     Ctrl-C came while Kaggle was asked, once it is known what was done.
     """
+    metadata, folder = bundle.metadata, bundle.path.parent
     ref = f"{metadata.owner}/{metadata.slug}"
     for source in metadata.dataset_sources:
-        wait_until_ready(kaggle, source)
+        wait_until_ready(kaggle, unversioned(source))
     for slug in metadata.competition_sources:
         list_files(kaggle, slug)
     run = uuid.uuid4().hex
@@ -113,10 +119,29 @@ def push(kaggle: Kaggle, folder: Path, metadata: KernelMetadata, bundle: Bundle)
 
 def _save(kaggle: Kaggle, metadata: KernelMetadata, ref: str, text: str) -> tuple[int, str, str]:
     """Make the call once. Returns version, address, and what is wrong with what Kaggle made."""
-    subject = Subject(f"take the kernel {ref}", kernel=ref)
-    method = kaggle.client.kernels.kernels_api_client.save_kernel
     try:
-        answer = kaggle.call(method, _save_request(metadata, ref, text), subject, repeat=False)
+        answer = kaggle.call(  # with the request that ``kaggle kernels push`` makes of the folder
+            kaggle.kernels.save_kernel,
+            Subject(f"take the kernel {ref}", "kernel", ref),
+            repeat=False,
+            slug=ref,
+            new_title=metadata.title,
+            text=text,
+            language=metadata.language,
+            kernel_type=metadata.kernel_type,
+            is_private=metadata.is_private,
+            enable_gpu=metadata.enable_gpu,
+            enable_tpu=metadata.enable_tpu,
+            enable_internet=metadata.enable_internet,
+            dataset_data_sources=list(metadata.dataset_sources),
+            competition_data_sources=list(metadata.competition_sources),
+            kernel_data_sources=list(metadata.kernel_sources),
+            model_data_sources=list(metadata.model_sources),
+            category_ids=list(metadata.keywords),
+            docker_image_pinning_type=metadata.docker_image_pinning_type,
+            docker_image=metadata.docker_image,
+            machine_shape=metadata.machine_shape,
+        )
     except LostAnswer as lost:
         version = _recover(kaggle, ref, text)
         if version is None:
@@ -128,31 +153,6 @@ def _save(kaggle: Kaggle, metadata: KernelMetadata, ref: str, text: str) -> tupl
     if not answer.version_number:
         raise UserError(f"Kaggle took the kernel {ref} but gave no version: look at its page.")
     return int(answer.version_number), answer.url, _problem(answer, ref)
-
-
-def _save_request(metadata: KernelMetadata, ref: str, text: str) -> Any:
-    """The request that ``kaggle kernels push`` makes of the same folder."""
-    from kagglesdk.kernels.types.kernels_api_service import ApiSaveKernelRequest
-
-    request = ApiSaveKernelRequest()
-    request.slug = ref
-    request.new_title = metadata.title
-    request.text = text
-    request.language = metadata.language
-    request.kernel_type = metadata.kernel_type
-    request.is_private = metadata.is_private
-    request.enable_gpu = metadata.enable_gpu
-    request.enable_tpu = metadata.enable_tpu
-    request.enable_internet = metadata.enable_internet
-    request.dataset_data_sources = list(metadata.dataset_sources)
-    request.competition_data_sources = list(metadata.competition_sources)
-    request.kernel_data_sources = list(metadata.kernel_sources)
-    request.model_data_sources = list(metadata.model_sources)
-    request.category_ids = list(metadata.keywords)
-    request.docker_image_pinning_type = metadata.docker_image_pinning_type
-    request.docker_image = metadata.docker_image
-    request.machine_shape = metadata.machine_shape
-    return request
 
 
 def _problem(answer: Any, ref: str) -> str:
@@ -184,13 +184,10 @@ def _problem(answer: Any, ref: str) -> str:
 
 def _recover(kaggle: Kaggle, ref: str, text: str) -> int | None:
     """The version with that source, if a push whose answer was lost has made one."""
-    from kagglesdk.kernels.types.kernels_api_service import ApiGetKernelRequest
-
-    request = ApiGetKernelRequest()
-    request.user_name, request.kernel_slug = ref.split("/")
-    subject = Subject(f"show the kernel {ref}", kernel=ref)
+    owner, slug = ref.split("/")
+    subject = Subject(f"show the kernel {ref}", "kernel", ref)
     try:
-        answer = kaggle.call(kaggle.client.kernels.kernels_api_client.get_kernel, request, subject)
+        answer = kaggle.call(kaggle.kernels.get_kernel, subject, user_name=owner, kernel_slug=slug)
     except UserError:
         return None
     same = answer.blob is not None and answer.blob.source == text
@@ -199,26 +196,22 @@ def _recover(kaggle: Kaggle, ref: str, text: str) -> int | None:
 
 def read_status(kaggle: Kaggle, pushed: Pushed) -> tuple[str, str]:
     """The version's status (``RUNNING``, ``COMPLETE``, …) and what Kaggle says of a failure."""
-    from kagglesdk.kernels.types.kernels_api_service import ApiGetKernelSessionStatusRequest
-
-    request = ApiGetKernelSessionStatusRequest()
-    address_version(request, pushed)
-    answer = kaggle.call(
-        kaggle.client.kernels.kernels_api_client.get_kernel_session_status,
-        request,
-        Subject(f"tell the status of {pushed.label}", kernel=pushed.ref),
-    )
+    method = kaggle.kernels.get_kernel_session_status
+    subject = Subject(f"tell the status of {pushed.label}", "kernel", pushed.ref)
+    answer = kaggle.call(method, subject, **_version_fields(method, pushed))
     return answer.status.name, answer.failure_message or ""
 
 
-def address_version(request: Any, pushed: Pushed) -> None:
-    """Fill in whose kernel and, where the SDK can say it, which version is meant."""
-    request.user_name, request.kernel_slug = pushed.ref.split("/")
-    if hasattr(request, "version_label"):
-        request.version_label = str(pushed.version)
+def _version_fields(method: Any, pushed: Pushed) -> dict[str, Any]:
+    """Whose kernel and, where the SDK can say it, which version is meant."""
+    owner, slug = pushed.ref.split("/")
+    fields = {"user_name": owner, "kernel_slug": slug}
+    if hasattr(request_type(method), "version_label"):
+        fields["version_label"] = str(pushed.version)
+    return fields
 
 
-def wait(kaggle: Kaggle, pushed: Pushed, *, longest_pause: float = 60.0) -> None:
+def wait(kaggle: Kaggle, pushed: Pushed, *, poll: float = 60.0) -> None:
     """Follow a version to its end, with a line of progress.
 
     Waiting can be interrupted and taken up again: it changes nothing on Kaggle.
@@ -232,13 +225,16 @@ def wait(kaggle: Kaggle, pushed: Pushed, *, longest_pause: float = 60.0) -> None
             raise UserError(_explain_failure(kaggle, pushed, status, failure))
         return status.lower(), True if status == COMPLETE else None
 
-    wait_for(look, pushed.label, longest_pause)
+    wait_for(look, pushed.label, poll)
     log.info("%s: complete", pushed.label)
 
 
 def _explain_failure(kaggle: Kaggle, pushed: Pushed, status: str, failure: str) -> str:
     try:
-        lines = decode_log(read_log(kaggle, pushed))[-LOG_LINES:]
+        text = ""
+        for page in output_pages(kaggle, pushed):
+            text = page.log or text
+        lines = decode_log(text)[-LOG_LINES:]
     except UserError as error:  # that it failed matters more than that its log cannot be had
         lines = [f"not to be had: {error}"]
     ended = "failed" if status == "ERROR" else "was cancelled"
@@ -247,38 +243,8 @@ def _explain_failure(kaggle: Kaggle, pushed: Pushed, status: str, failure: str) 
     return f"{pushed.label} {ended}{reason}. See {pushed.url}\n{tail}".rstrip()
 
 
-def read_log(kaggle: Kaggle, pushed: Pushed) -> str:
-    """The version's log as Kaggle gives it: a JSON array of ``{stream_name, time, data}``."""
-    log_text = ""
-    for answer in output_pages(kaggle, pushed):
-        log_text = answer.log or log_text
-    return log_text
-
-
 def output_pages(kaggle: Kaggle, pushed: Pushed) -> Iterator[Any]:
     """Every page of the version's output: answers with ``files`` and ``log``."""
-    from kagglesdk.kernels.types.kernels_api_service import ApiListKernelSessionOutputRequest
-
-    request = ApiListKernelSessionOutputRequest()
-    address_version(request, pushed)
-    request.page_size = 100
-    subject = Subject(f"list the output of {pushed.label}", kernel=pushed.ref)
-    method = kaggle.client.kernels.kernels_api_client.list_kernel_session_output
-    while True:
-        answer = kaggle.call(method, request, subject)
-        yield answer
-        if not answer.next_page_token:
-            return
-        request.page_token = answer.next_page_token
-
-
-def decode_log(text: str) -> list[str]:
-    """The lines of a kernel's log; text that is not Kaggle's JSON is returned as it is."""
-    try:
-        events = json.loads(text)
-        text = "".join(event["data"] for event in events)
-    except (ValueError, TypeError, KeyError):
-        pass
-    # A progress bar rewrites its line: what follows the last carriage return is what stays.
-    lines = (line.rstrip().rpartition("\r")[2] for line in text.split("\n"))
-    return [line for line in lines if line.strip()]
+    method = kaggle.kernels.list_kernel_session_output
+    subject = Subject(f"list the output of {pushed.label}", "kernel", pushed.ref)
+    return kaggle.pages(method, subject, page_size=100, **_version_fields(method, pushed))

@@ -20,8 +20,6 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
-_FOLDER_VARIABLE = "XRAYCOMP_BUNDLE"
-
 
 def source_digest(files: Mapping[str, bytes]) -> str:
     """The sha256 over names and contents of ``files``, whatever their order."""
@@ -49,32 +47,21 @@ def launch(
             path.write_bytes(content)
         others = os.environ.get("PYTHONPATH")
         os.environ["PYTHONPATH"] = os.pathsep.join([folder, others] if others else [folder])
-        os.environ[_FOLDER_VARIABLE] = folder
         os.environ["XRAYCOMP_COMMIT"] = commit
         os.environ["XRAYCOMP_GPU"] = "1" if gpu else ""
-        join()
-        version = importlib.import_module("xraycomp").__version__
+        sys.path.insert(0, folder)
+        kit = importlib.import_module("xraycomp")
+        if Path(folder).resolve() not in Path(kit.__file__ or "").resolve().parents:
+            sys.exit(
+                f"Another xraycomp, {kit.__file__}, is imported in place of the bundled one. "
+                "Remove it, or take its folder out of PYTHONPATH."
+            )
+        version = kit.__version__
         print(f"{kernel}: bundle sha256 {sha256}, commit {commit}, xraycomp {version}", flush=True)
         _write_facts(
             {"kernel": kernel, "sha256": sha256, "commit": commit, "xraycomp": version, "run": run}
         )
         runpy.run_path(str(Path(folder, script)), run_name="__main__")
-
-
-def join() -> None:
-    """Let this process import the unpacked xraycomp, first of all folders and no other.
-
-    For the launching process and for children that import the built file again.
-    """
-    folder = os.environ[_FOLDER_VARIABLE]
-    if folder not in sys.path[:1]:
-        sys.path.insert(0, folder)
-    found = Path(importlib.import_module("xraycomp").__file__ or "").resolve()
-    if Path(folder).resolve() not in found.parents:
-        sys.exit(
-            f"Another xraycomp, {found}, is imported in place of the bundled one. "
-            "Remove it, or take its folder out of PYTHONPATH."
-        )
 
 
 def _read_payload(payload: str, sha256: str) -> dict[str, bytes]:

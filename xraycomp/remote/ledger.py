@@ -6,7 +6,7 @@ edited by hand: unknown columns stay, missing ones are empty.
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pandas as pd
 
 from xraycomp.console.errors import UserError
 from xraycomp.data.files import read_table, write_csv
-from xraycomp.remote.submissions import Sent
+from xraycomp.remote.submissions import Submission
 
 # The score is the competition's own metric. Where it has two forms (hard_label_auroc), val_score is
 # the one of the public leaderboard and val_private the other.
@@ -65,35 +65,38 @@ def read_ledger(path: Path) -> pd.DataFrame:
 
 def append(path: Path, row: Mapping[str, str]) -> None:
     """Add one row; names of ``COLUMNS`` only, those that are not given stay empty."""
-    if unknown := set(row) - set(COLUMNS):
+    rewrite(path, lambda table: add_rows(table, [row]))
+
+
+def add_rows(table: pd.DataFrame, rows: Sequence[Mapping[str, str]]) -> pd.DataFrame:
+    """``table`` with more rows, of which each may leave columns empty."""
+    if unknown := {name for row in rows for name in row} - set(COLUMNS):
         raise ValueError(f"The ledger has no column {', '.join(sorted(unknown))}.")
-
-    def add(table: pd.DataFrame) -> pd.DataFrame:
-        return pd.concat([table, pd.DataFrame([row])], ignore_index=True).fillna("")
-
-    rewrite(path, add)
+    if not rows:
+        return table
+    return pd.concat([table, pd.DataFrame(rows)], ignore_index=True).fillna("")
 
 
-def update(path: Path, sent: Sent) -> None:
+def update(path: Path, submission: Submission) -> None:
     """Fill in what Kaggle says now of a submission that has a row."""
 
     def fill(table: pd.DataFrame) -> pd.DataFrame:
-        fill_in(table, sent)
+        fill_in(table, submission)
         return table
 
     rewrite(path, fill)
 
 
-def fill_in(table: pd.DataFrame, sent: Sent) -> bool:
-    """Fill ``sent`` into the rows of its number, in place; return whether that changed anything.
+def fill_in(table: pd.DataFrame, submission: Submission) -> bool:
+    """Fill in what Kaggle says now, in place; return whether that changed anything.
 
     A score is never taken away again: Kaggle may list a submission before it lists its scores.
     """
-    rows = table["ref"] == str(sent.ref)
+    rows = table["ref"] == str(submission.ref)
     before = table[rows].copy()
-    table.loc[rows, "status"] = sent.status
+    table.loc[rows, "status"] = submission.status
     for name in ("public_score", "private_score", "error"):
-        if value := getattr(sent, name):
+        if value := getattr(submission, name):
             table.loc[rows, name] = value
     return not before.equals(table[rows])
 

@@ -91,6 +91,17 @@ class KernelMetadata:
         """The kernel's own name."""
         return self.id.partition("/")[2]
 
+    @property
+    def sources(self) -> list[tuple[str, str]]:
+        """All that is attached: competition, dataset, kernel or model, and its name."""
+        kinds = ("competition", "dataset", "kernel", "model")
+        return [(kind, name) for kind in kinds for name in getattr(self, f"{kind}_sources")]
+
+
+def unversioned(source: str) -> str:
+    """A source's name, ``slug`` or ``owner/slug``, without the version that may follow."""
+    return "/".join(source.split("/")[:2])
+
 
 def read_metadata(folder: Path, *, allow_internet: bool = False) -> KernelMetadata:
     """Read and check the file in ``folder``.

@@ -14,10 +14,10 @@ from xraycomp.remote.kernels import (
     COMPLETE,
     FAILED,
     Pushed,
-    decode_log,
     output_pages,
     read_status,
 )
+from xraycomp.remote.logs import decode_log
 from xraycomp.remote.transfer import download_file
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ def _fetch(url: str, name: str, folder: Path, pushed: Pushed) -> None:
         raise UserError(
             f"The output of {pushed.label} holds the unsafe file name {name!r}; nothing was kept."
         )
-    subject = Subject(f"give the output file {name} of {pushed.label}", kernel=pushed.ref)
+    subject = Subject(f"give the output file {name} of {pushed.label}", "kernel", pushed.ref)
     download_file(lambda: url, folder / path, subject)
 
 

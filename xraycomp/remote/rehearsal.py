@@ -17,8 +17,8 @@ from xraycomp.data.competition import (
 from xraycomp.data.slice import cut_slice, draw_slice
 from xraycomp.data.source import DEFAULT_DRAWN, has_files, open_source
 from xraycomp.data.submission import check_submission, expected_ids
-from xraycomp.remote.bundle import Bundle, build
-from xraycomp.remote.metadata import KernelMetadata, read_metadata
+from xraycomp.remote.bundle import Bundle
+from xraycomp.remote.metadata import unversioned
 from xraycomp.remote.mounts import LAYOUTS, mount_path
 from xraycomp.remote.sandbox import Mount, listing_of, make_tree, run_offline
 
@@ -30,17 +30,20 @@ _OUTPUTS = {"kernel.json", "runs", "submission.csv", "submissions"}
 _RUN_FILES = ("metrics.json", "checkpoint.pt", "best.pt")
 
 
+class _ComplaintError(Exception):
+    """What a run that ended well did wrong; continues "it ran to its end but …"."""
+
+
 def rehearse(
-    folder: Path,
+    bundle: Bundle,
     *,
     data: Path | None = None,
     data_dir: Path = Path("data"),
     attach: Mapping[str, Path] | None = None,
     train_images: int = TRAIN_IMAGES,
     timeout: float = 900.0,
-    allow_internet: bool = False,
-) -> Bundle:
-    """Build the kernel in ``folder`` and run the built file once under each layout of mounts.
+) -> None:
+    """Run the built file once under each layout of mounts.
 
     A run sees a tree as Kaggle's, with the attached sources read-only, an empty home, no network
     but this machine's own, none of the packages that a kernel must do without, and no xraycomp
@@ -54,42 +57,35 @@ def rehearse(
     train_images : about how many training images the slice has
     timeout : seconds that one run may take
 
-    Returns what was built. Raises ``UserError`` with the last lines of the output for a run that
-    fails, and for one that does not leave what it should or writes where it should not.
+    Raises ``UserError`` with the last lines of the output for a run that fails, and for one that
+    does not leave what it should or writes where it should not.
     """
-    bundle = build(folder, allow_internet=allow_internet)
-    metadata = read_metadata(folder, allow_internet=allow_internet)
-    if metadata.enable_internet:
+    slug = bundle.metadata.slug
+    if bundle.metadata.enable_internet:
         log.info("The rehearsal has no internet although the kernel will have it.")
     with tempfile.TemporaryDirectory(prefix="xraycomp-rehearsal-") as name:
         temporary = Path(name).resolve()
-        mounts, images = _prepare(
-            folder, metadata, data, data_dir, attach or {}, temporary / "slice", train_images
-        )
-        layouts = LAYOUTS if _sources(metadata) else LAYOUTS[:1]
+        slices = temporary / "slice"
+        mounts, images = _prepare(bundle, data, data_dir, attach or {}, slices, train_images)
+        layouts = LAYOUTS if bundle.metadata.sources else LAYOUTS[:1]
         if len(layouts) == 1:
-            log.info("Nothing is attached to %s: one layout of mounts is enough.", metadata.slug)
+            log.info("Nothing is attached to %s: one layout of mounts is enough.", slug)
         for layout in layouts:
-            log.info("Rehearsing %s (%s layout of mounts) ...", metadata.slug, layout)
+            log.info("Rehearsing %s (%s layout of mounts) ...", slug, layout)
             began = time.monotonic()
             root = make_tree(temporary / layout, layout, mounts)
             before = listing_of(root / "input")
-            where = f"{metadata.slug} ({layout} layout)"
+            where = f"{slug} ({layout} layout)"
             output = run_offline(bundle.path, root, images, timeout, where)
-            checked = _check(bundle, root, layout, mounts, before, where, output)
+            try:
+                checked = _check(bundle, root, layout, mounts, before)
+            except _ComplaintError as complaint:
+                raise UserError(
+                    f"The rehearsal of {where} ran to its end but {complaint}. Its last lines:\n"
+                    f"{output}"
+                ) from complaint
             seconds = time.monotonic() - began
             log.info("Passed in %.0f s: %s.", seconds, ", ".join(checked))
-    return bundle
-
-
-def _sources(metadata: KernelMetadata) -> list[tuple[str, str]]:
-    kinds = ("competition", "dataset", "kernel", "model")
-    return [(kind, source) for kind in kinds for source in getattr(metadata, f"{kind}_sources")]
-
-
-def _unversioned(source: str) -> str:
-    """``slug`` or ``owner/slug``, without the version that may follow."""
-    return "/".join(source.split("/")[:2])
 
 
 def _slug(source: str) -> str:
@@ -98,8 +94,7 @@ def _slug(source: str) -> str:
 
 
 def _prepare(
-    folder: Path,
-    metadata: KernelMetadata,
+    bundle: Bundle,
     data: Path | None,
     data_dir: Path,
     attach: Mapping[str, Path],
@@ -107,14 +102,15 @@ def _prepare(
     train_images: int,
 ) -> tuple[list[Mount], int]:
     """What to attach, and how many training images the competition's slice has."""
-    sources = _sources(metadata)
+    sources, folder = bundle.metadata.sources, bundle.path.parent
     if unknown := sorted(attach.keys() - {source for _, source in sources}):
-        raise UserError(f"{listing(unknown)} is not among the sources of {metadata.slug}.")
+        slug = bundle.metadata.slug
+        raise UserError(f"{listing(unknown)} is not among the sources of {slug}.")
     competitions = _described_competitions(folder)
     mounts, images = [], 0
     for kind, source in sources or [("competition", DEFAULT_DRAWN)]:
         slug = _slug(source)
-        described = competitions.get(_unversioned(source)) or competitions.get(slug)
+        described = competitions.get(unversioned(source)) or competitions.get(slug)
         if source in attach:
             if not attach[source].exists():
                 raise UserError(f"There is nothing at {attach[source]} to attach as {source}.")
@@ -147,7 +143,7 @@ def _take_slice(
 ) -> int:
     competition = load_competition(name)
     if data or (has_files(competition, data_dir) and not competition.drawn):
-        source = open_source(name, data, data_dir)
+        source = open_source(competition, data, data_dir)
         n_images = cut_slice(competition, source.root, destination, n_train, TEST_IMAGES)
         log.info("Using %d training images of %s.", n_images, source.root)
         return n_images
@@ -162,37 +158,34 @@ def _check(
     layout: str,
     mounts: list[Mount],
     before: dict[str, tuple[int, int]],
-    where: str,
-    output: str,
 ) -> list[str]:
-    """Look at what a run left behind; return what was found in order."""
+    """Look at what a run left behind; return what was found in order.
+
+    Raises ``_ComplaintError`` for anything else.
+    """
     working = root / "working"
-
-    def fail(complaint: str) -> UserError:
-        return UserError(
-            f"The rehearsal of {where} ran to its end but {complaint}. Its last lines:\n{output}"
-        )
-
     changed = [key for key, _ in before.items() ^ listing_of(root / "input").items()]
     if changed:
-        raise fail(f"wrote into the read-only input: {listing(sorted(set(changed)))}")
+        raise _ComplaintError(f"wrote into the read-only input: {listing(sorted(set(changed)))}")
     if stray := sorted({path.name for path in working.iterdir()} - _OUTPUTS):
-        raise fail(f"left {listing(stray)} in the working folder, which would be kept as output")
+        raise _ComplaintError(
+            f"left {listing(stray)} in the working folder, which would be kept as output"
+        )
     # Libraries keep hidden caches there; anything else is ours.
     homeless = [p.name for p in (root.parent / "home").iterdir() if not p.name.startswith(".")]
     if homeless:
-        raise fail(f"wrote into the home folder: {listing(sorted(homeless))}")
+        raise _ComplaintError(f"wrote into the home folder: {listing(sorted(homeless))}")
     try:
         facts = json.loads((working / "kernel.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise fail("left no readable kernel.json") from None
-    if (facts.get("kernel"), facts.get("sha256")) != (bundle.kernel, bundle.sha256):
-        raise fail(f"kernel.json does not name the bundle {bundle.sha256}")
+    except (OSError, ValueError) as error:
+        raise _ComplaintError("left no readable kernel.json") from error
+    if (facts.get("kernel"), facts.get("sha256")) != (bundle.metadata.slug, bundle.sha256):
+        raise _ComplaintError(f"kernel.json does not name the bundle {bundle.sha256}")
     runs = sorted(path.parent for path in working.glob("runs/*/config.json"))
     if len(runs) != 1:
-        raise fail(f"left {len(runs)} run folders instead of one")
+        raise _ComplaintError(f"left {len(runs)} run folders instead of one")
     if missing := [name for name in _RUN_FILES if not (runs[0] / name).is_file()]:
-        raise fail(f"left no {listing(missing)} in {runs[0].name}")
+        raise _ComplaintError(f"left no {listing(missing)} in {runs[0].name}")
     checked = ["kernel.json", *_RUN_FILES, "input untouched"]
     competition = parse_competition(
         (runs[0] / "competition.toml").read_text(encoding="utf-8"), "competition.toml"
@@ -200,11 +193,11 @@ def _check(
     if competition.submission:
         ids = _expected_ids(competition, root, layout, mounts)
         if not (working / "submission.csv").is_file():
-            raise fail("left no submission.csv")
+            raise _ComplaintError("left no submission.csv")
         try:
             check_submission(working / "submission.csv", competition, ids, called="submission.csv")
         except UserError as error:
-            raise fail(f"its submission would be refused: {error}") from error
+            raise _ComplaintError(f"its submission would be refused: {error}") from error
         checked.insert(0, f"submission.csv of {len(ids)} rows")
     return checked
 
@@ -213,9 +206,9 @@ def _expected_ids(
     competition: Competition, root: Path, layout: str, mounts: list[Mount]
 ) -> list[str]:
     for mount in mounts:
-        if competition.attached_as in (_unversioned(mount.source), _slug(mount.source)):
+        if competition.attached_as in (unversioned(mount.source), _slug(mount.source)):
             place = root / "input" / mount_path(mount.kind, mount.source, layout)
             return expected_ids(competition, place)
-    raise UserError(
-        f"The kernel ran on {competition.slug}, which kernel-metadata.json does not attach."
+    raise _ComplaintError(
+        f"it was on {competition.slug}, which kernel-metadata.json does not attach"
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from xraycomp.console.errors import UserError
 from xraycomp.remote import guard
+from xraycomp.remote.logs import lines_of
 from xraycomp.remote.mounts import mount_path
 
 _LAST_LINES = 15
@@ -129,6 +130,4 @@ def _ended(process: "subprocess.Popen[bytes]") -> Iterator["subprocess.Popen[byt
 
 def _last_lines(output: Path) -> str:
     text = output.read_text(encoding="utf-8", errors="replace")
-    # A progress bar rewrites its line; what follows the last carriage return is what stays.
-    lines = [line.rpartition("\r")[2].rstrip() for line in text.split("\n")]
-    return "\n".join([line for line in lines if line][-_LAST_LINES:])
+    return "\n".join(lines_of(text)[-_LAST_LINES:])

@@ -1,7 +1,5 @@
 """A run inside a Kaggle session: where things lie, how long it may take, what is left behind."""
 
-import dataclasses
-import json
 import logging
 import os
 import re
@@ -10,45 +8,35 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
 
 from xraycomp.console.command import run_command
 from xraycomp.console.errors import UserError
 from xraycomp.data.competition import load_competition
+from xraycomp.model.config import TrainConfig
+from xraycomp.model.run import RunFolder
 from xraycomp.remote.mounts import find_data, find_file, find_run, is_attached
 
 log = logging.getLogger(__name__)
 
-Config = TypeVar("Config", bound=Any)
+Train = Callable[[TrainConfig], RunFolder]
 
 SESSION_MINUTES = 12 * 60.0
 MARGIN_MINUTES = 20.0
 """Kept back for the start of the machine and for saving the output."""
 MAX_OUTPUT_BYTES = 19_500_000_000
 """Kaggle keeps 20 GB of output."""
-MAY_DIFFER = {"resume", "overwrite", "time_limit", "device", "devices", "workers"}
-"""What a continued run may have otherwise than when it began; places are another matter."""
-_PLACES = {"data", "data_dir", "runs_dir", "submissions_dir"}
-_BY_NAME = {"weights", "competition"}  # may be paths, whose folder differs from session to session
 
 _IMPORTED = time.monotonic()
 
 
-class Run(Protocol):
-    """What a training function returns."""
-
-    @property
-    def path(self) -> Path:
-        """The run folder."""
-
-
-def run_session(train: Callable[[Config], Run], config: Config) -> None:
+def run_session(train: Train, config: TrainConfig) -> None:
     """Call ``train(config)``, inside a Kaggle session with what a session needs, and exit.
 
-    ``config`` is a frozen dataclass such as the training configuration; on Kaggle those of its
-    fields that are about places and time are replaced (see ``prepare_session``). What goes wrong
-    is one sentence on stderr, and the exit code is not 0; what was saved by then stays.
+    On Kaggle the settings that are about places and time are replaced (see ``prepare_session``).
+    What goes wrong is one sentence on stderr, and the exit code is not 0; what was saved by then
+    stays.
     """
 
     def main(args: list[str]) -> None:
@@ -65,12 +53,12 @@ def run_session(train: Callable[[Config], Run], config: Config) -> None:
     run_command(main)
 
 
-def _run_on_kaggle(train: Callable[[Config], Run], config: Config) -> None:
+def _run_on_kaggle(train: Train, config: TrainConfig) -> None:
     root = Path(os.environ.get("XRAYCOMP_KAGGLE_ROOT", "/kaggle"))
     working = root / "working"
     rehearsal = bool(os.environ.get("XRAYCOMP_REHEARSAL"))
     if not rehearsal:  # a rehearsal runs wherever the user is
-        check_gpu(asked=_asks_for_gpu(config))
+        check_gpu(asked=bool(os.environ.get("XRAYCOMP_GPU")) or config.device.startswith("cuda"))
     # What is unpacked or decoded is not worth keeping: outside the working folder.
     with tempfile.TemporaryDirectory(prefix="xraycomp-data-") as scratch:
         config = prepare_session(config, root, Path(scratch))
@@ -84,7 +72,7 @@ def _run_on_kaggle(train: Callable[[Config], Run], config: Config) -> None:
     check_output_size(working)
 
 
-def prepare_session(config: Config, root: Path, scratch: Path) -> Config:
+def prepare_session(config: TrainConfig, root: Path, scratch: Path) -> TrainConfig:
     """``config`` as a session below ``root`` (``/kaggle``) needs it.
 
     The competition's files and a weight file that is given by its bare name are looked for below
@@ -92,28 +80,26 @@ def prepare_session(config: Config, root: Path, scratch: Path) -> Config:
     runs and submissions go to ``working``, all else to ``scratch``; the time limit is what is left
     of the session, unless it is shorter already.
 
-    Raises ``UserError`` for what is not attached, or attached twice, and for a run that was begun
-    with other settings.
+    Raises ``UserError`` for what is not attached, or attached twice.
     """
-    has = {field.name for field in dataclasses.fields(config)}
     inputs, working = root / "input", root / "working"
-    changes: dict[str, Any] = {
-        "data_dir": scratch,
-        "runs_dir": working / "runs",
-        "submissions_dir": working / "submissions",
-        "time_limit": _time_limit(getattr(config, "time_limit", None)),
-    }
-    data = getattr(config, "data", None)
-    if {"competition", "data"} <= has and not (data and data.exists()):
-        data = changes["data"] = _find_competition(config.competition, inputs)
-    weights = getattr(config, "weights", None)
-    if weights and Path(weights).suffix and not Path(weights).exists():
-        changes["weights"] = str(find_file(inputs, Path(weights).name, skip=data))
-    if "resume" in has and getattr(config, "name", None):
-        earlier = find_run(inputs, config.name, skip=data)
-        if earlier:
-            changes["resume"] = _continue_run(config, earlier, working / "runs" / config.name)
-    return dataclasses.replace(config, **{key: changes[key] for key in changes.keys() & has})
+    data, weights, resume = config.data, config.weights, config.resume
+    if not (data and data.exists()):
+        data = _find_competition(config.competition, inputs)
+    if Path(weights).suffix and not Path(weights).exists():
+        weights = str(find_file(inputs, Path(weights).name, skip=data))
+    if config.name and (earlier := find_run(inputs, config.name, skip=data)):
+        resume = _copy_run(earlier, working / "runs" / config.name)
+    return replace(
+        config,
+        data=data,
+        weights=weights,
+        resume=resume,
+        data_dir=scratch,
+        runs_dir=working / "runs",
+        submissions_dir=working / "submissions",
+        time_limit=_time_limit(config.time_limit),
+    )
 
 
 def _find_competition(competition: str | None, inputs: Path) -> Path | None:
@@ -129,26 +115,8 @@ def _find_competition(competition: str | None, inputs: Path) -> Path | None:
     return found
 
 
-def _continue_run(config: Any, earlier: Path, destination: Path) -> Path:
-    try:
-        saved = json.loads((earlier / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{earlier} has no readable config.json, so it cannot be continued ({error}). Detach "
-            "that kernel's output, or give this run another name."
-        ) from error
-    given = json.loads(json.dumps(dataclasses.asdict(config), default=str))
-    for name, new in given.items():
-        if name in MAY_DIFFER | _PLACES or name not in saved:
-            continue
-        old = saved[name]
-        if name in _BY_NAME and isinstance(old, str) and isinstance(new, str):
-            old, new = Path(old).name, Path(new).name
-        if old != new:
-            raise UserError(
-                f"The attached run {earlier} was started with {name} {old} and cannot go on with "
-                f"{new}. Restore that setting, or give this run another name."
-            )
+def _copy_run(earlier: Path, destination: Path) -> Path:
+    """The attached run where it can be written to."""
     shutil.copytree(earlier, destination, dirs_exist_ok=True, copy_function=shutil.copyfile)
     for path in (destination, *destination.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)  # what is attached is read-only
@@ -163,23 +131,22 @@ def _time_limit(wanted: float | None) -> float:
     return left if wanted is None else min(wanted, left)
 
 
-def shorten(config: Config, images: int) -> Config:
+def shorten(config: TrainConfig, images: int) -> TrainConfig:
     """``config`` for a rehearsal on ``images`` training images: one epoch of a few minutes."""
-    has = {field.name for field in dataclasses.fields(config)}
-    changes: dict[str, Any] = {"epochs": 1, "time_limit": 10.0}
-    if stages := getattr(config, "stages", ""):  # layers:lr:epochs, parted by spaces
-        changes["stages"] = re.sub(r"([^\s:]+:[^\s:]+):\d+", r"\1:1", stages)
-    for name in ("codes_epochs", "codes_passes"):
-        changes[name] = min(1, getattr(config, name, 0))
-    per_step = getattr(config, "batch_size", 1) * getattr(config, "accumulate", 1)
-    if per_step > images // 2:  # else not one whole batch is left after the split
-        changes |= {"accumulate": 1, "batch_size": max(2, min(config.batch_size, images // 4))}
-    return dataclasses.replace(config, **{key: changes[key] for key in changes.keys() & has})
-
-
-def _asks_for_gpu(config: Any) -> bool:
-    device = str(getattr(config, "device", ""))
-    return bool(os.environ.get("XRAYCOMP_GPU")) or device.startswith("cuda")
+    batch_size, accumulate = config.batch_size, config.accumulate
+    if batch_size * accumulate > images // 2:  # else not one whole batch is left after the split
+        batch_size, accumulate = max(2, min(batch_size, images // 4)), 1
+    return replace(
+        config,
+        epochs=1,
+        # layers:lr:epochs, parted by spaces
+        stages=re.sub(r"([^\s:]+:[^\s:]+):\d+", r"\1:1", config.stages),
+        codes_epochs=min(1, config.codes_epochs),
+        codes_passes=min(1, config.codes_passes),
+        batch_size=batch_size,
+        accumulate=accumulate,
+        time_limit=10.0,
+    )
 
 
 def check_gpu(*, asked: bool) -> None:

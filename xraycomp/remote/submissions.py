@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from xraycomp.console.errors import UserError
-from xraycomp.remote.client import Kaggle
+from xraycomp.remote.client import Kaggle, Refused
 from xraycomp.remote.credentials import redact
-from xraycomp.remote.failures import Subject, status_of
+from xraycomp.remote.failures import Subject
 from xraycomp.remote.waiting import wait_for
 
 PENDING, COMPLETE, ERROR = "PENDING", "COMPLETE", "ERROR"
@@ -19,7 +18,7 @@ _UNKNOWN = 60.0
 
 
 @dataclass(frozen=True)
-class Sent:
+class Submission:
     """One submission as Kaggle lists it; texts are empty where Kaggle says nothing yet."""
 
     ref: int
@@ -54,13 +53,12 @@ class Allowance:
 
 def remaining(kaggle: Kaggle, competition: str) -> Allowance:
     """Ask how many submissions are left."""
-    from kagglesdk.competitions.types.competition_api_service import ApiGetSubmissionLimitsRequest
-
-    request = ApiGetSubmissionLimitsRequest()
-    request.competition_name = competition
     action = f"say how many submissions to {competition} are left"
-    method = api(kaggle).get_submission_limits
-    answer = kaggle.call(method, request, Subject(action, competition=competition))
+    answer = kaggle.call(
+        kaggle.competitions.get_submission_limits,
+        Subject(action, "competition", competition),
+        competition_name=competition,
+    )
     return Allowance(
         answer.num_allowed_now, answer.num_today, answer.num_total, answer.limited_by_total
     )
@@ -74,50 +72,39 @@ def until_reset(now: datetime | None = None) -> str:
     return f"at 00:00 UTC, in {minutes // 60} h {minutes % 60} min"
 
 
-def list_submissions(kaggle: Kaggle, competition: str) -> list[Sent]:
+def list_submissions(kaggle: Kaggle, competition: str) -> list[Submission]:
     """Every submission of the account's team, newest first; all pages."""
-    from kagglesdk.competitions.types.competition_api_service import ApiListSubmissionsRequest
-
-    request = ApiListSubmissionsRequest()
-    request.competition_name = competition
-    request.page_size = _PAGE
-    subject = Subject(f"list the submissions to {competition}", competition=competition)
-    found: dict[int, Sent] = {}
-    while True:
-        answer = kaggle.call(api(kaggle).list_submissions, request, subject)
-        before = len(found)
-        found |= {item.ref: _sent(item) for item in answer.submissions or []}
-        # A page without anything new would come for ever.
-        if not answer.next_page_token or len(found) == before:
-            return list(found.values())
-        request.page_token = answer.next_page_token
+    pages = kaggle.pages(
+        kaggle.competitions.list_submissions,
+        Subject(f"list the submissions to {competition}", "competition", competition),
+        competition_name=competition,
+        page_size=_PAGE,
+    )
+    # By their numbers: one that comes in meanwhile moves another to the next page.
+    found = {item.ref: _submission(item) for page in pages for item in page.submissions or []}
+    return list(found.values())
 
 
-def wait_for_score(kaggle: Kaggle, ref: int, longest_pause: float = 60.0) -> Sent:
-    """Wait until a submission is scored, with growing pauses and through network failures.
+def wait_for_score(kaggle: Kaggle, ref: int, poll: float = 60.0) -> Submission:
+    """Wait until a submission is scored, through network failures; ``poll`` is as in ``wait_for``.
 
     Returns it with the status COMPLETE or ERROR. Ctrl-C raises ``KeyboardInterrupt``; nothing is
     lost by it. Raises ``UserError`` where Kaggle cannot be asked any more.
     """
-    from kagglesdk.competitions.types.competition_api_service import ApiGetSubmissionRequest
-
-    request = ApiGetSubmissionRequest()
-    request.ref = ref
     subject = Subject(f"say the score of submission {ref}")
     began = time.monotonic()
 
-    def look() -> tuple[str, Sent | None]:
+    def look() -> tuple[str, Submission | None]:
         try:
-            sent = _sent(kaggle.call(api(kaggle).get_submission, request, subject))
-        except UserError as error:
-            cause = error.__cause__
-            unknown = isinstance(cause, Exception) and status_of(cause) == 404
-            if unknown and time.monotonic() - began < _UNKNOWN:
+            item = kaggle.call(kaggle.competitions.get_submission, subject, ref=ref)
+        except Refused as error:
+            if error.status == 404 and time.monotonic() - began < _UNKNOWN:
                 return "not listed yet", None
             raise
-        return sent.status.lower(), None if sent.status == PENDING else sent
+        submission = _submission(item)
+        return submission.status.lower(), None if submission.status == PENDING else submission
 
-    return wait_for(look, f"Submission {ref}", longest_pause)
+    return wait_for(look, f"Submission {ref}", poll)
 
 
 def sync_command(competition: str) -> str:
@@ -125,14 +112,9 @@ def sync_command(competition: str) -> str:
     return f"python -m xraycomp.submit --sync --competition {competition}"
 
 
-def api(kaggle: Kaggle) -> Any:
-    """The part of the SDK that knows submissions."""
-    return kaggle.client.competitions.competition_api_client
-
-
-def _sent(item: Any) -> Sent:
+def _submission(item: Any) -> Submission:
     date = item.date
-    return Sent(
+    return Submission(
         ref=int(item.ref),
         time=date.strftime("%Y-%m-%dT%H:%M:%SZ") if date else "",  # Kaggle's times are UTC
         file=redact(item.file_name),

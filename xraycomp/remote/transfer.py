@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+from tqdm.utils import CallbackIOWrapper
 
 from xraycomp.console.errors import UserError
 from xraycomp.data.files import write_json
@@ -58,6 +59,19 @@ def download_file(open_url: Callable[[], str], path: Path, subject: Subject) -> 
     _marker(part).unlink(missing_ok=True)
 
 
+def byte_bar(action: str, total: int | None, initial: int = 0) -> "tqdm[Any]":
+    """A progress bar in bytes, on a terminal only: in a file or a pipe it would be many lines."""
+    return tqdm(
+        desc=action,
+        total=total,
+        initial=initial,
+        unit="B",
+        unit_scale=True,
+        leave=False,
+        disable=None,
+    )
+
+
 class BrokenOffError(Exception):
     """The bytes that came are not all, or not of one version; the next attempt mends it."""
 
@@ -94,9 +108,7 @@ def _fetch(url: str, part: Path, name: str) -> None:
                 write_json(_marker(part), {"identity": identity, "size": size})
         with (
             part.open("ab" if offset else "wb") as file,
-            tqdm(
-                total=size, initial=offset, unit="B", unit_scale=True, desc=f"Download {name}"
-            ) as bar,
+            byte_bar(f"Download {name}", size, offset) as bar,
         ):
             for chunk in answer.iter_content(_CHUNK):
                 file.write(chunk)
@@ -127,10 +139,9 @@ def upload_file(url: str, path: Path, subject: Subject) -> None:
     def once() -> None:
         with (
             path.open("rb") as file,
-            tqdm.wrapattr(
-                file, "read", total=path.stat().st_size, unit="B", desc=f"Upload {path.name}"
-            ) as body,
+            byte_bar(f"Upload {path.name}", path.stat().st_size) as bar,
         ):
+            body = CallbackIOWrapper(bar.update, file, "read")
             requests.put(url, data=body, timeout=TIMEOUT).raise_for_status()
 
-    patiently(once, subject)
+    patiently(once, lambda error: explain(error, subject))

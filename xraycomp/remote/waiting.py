@@ -20,7 +20,7 @@ _FIRST_PAUSE = 1.0
 
 
 def wait_for(
-    look: Callable[[], tuple[str, Answer | None]], name: str, longest_pause: float = 60.0
+    look: Callable[[], tuple[str, Answer | None]], name: str, poll: float = 60.0
 ) -> Answer:
     """Look until there is an answer, and return it.
 
@@ -28,7 +28,7 @@ def wait_for(
     ----------
     look : gives the present state in a word or two, and the answer once there is one
     name : what is waited for; a new state is logged as ``name: state``
-    longest_pause : seconds between two looks at most; pauses grow up to it
+    poll : seconds between two looks at most; pauses grow up to it
 
     Raises
     ------
@@ -36,7 +36,7 @@ def wait_for(
         is let through: waiting changes nothing on Kaggle.
     """
     answered = time.monotonic()
-    pause = min(_FIRST_PAUSE, longest_pause)
+    pause = min(_FIRST_PAUSE, poll)
     said = ""
     with (
         logging_redirect_tqdm([logging.getLogger("xraycomp")]),
@@ -55,11 +55,11 @@ def wait_for(
                 state = f"no answer ({error.kind}), asking again"
             if state != said:
                 log.info("%s: %s", name, state)
-                pause = min(_FIRST_PAUSE, longest_pause)
+                pause = min(_FIRST_PAUSE, poll)
             said = state
             bar.set_description_str(f"{name}: {state}")
             _sleep(pause, bar)
-            pause = min(pause * 1.5, longest_pause)
+            pause = min(pause * 1.5, poll)
 
 
 def _sleep(seconds: float, bar: "tqdm[Any]") -> None:

@@ -1,0 +1,135 @@
+"""Checkpoints: a run's state and its best weights, into files and back."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from xraycomp.console.errors import UserError
+from xraycomp.data.files import atomic_path
+from xraycomp.model.config import TrainConfig
+from xraycomp.model.run import RunFolder
+from xraycomp.model.state import Progress, TrainState, start_state
+from xraycomp.model.stem import GrayModel
+from xraycomp.model.weights import weights_in
+from xraycomp.model.zoo import build_model
+
+
+def save_state(state: TrainState, config: TrainConfig, run: RunFolder) -> None:
+    """Write ``checkpoint.pt``: everything that is needed to go on; `restore_state` reads it."""
+    content = {
+        **_network(state.model, config),
+        "optimizer": state.optimizer.state_dict(),
+        "scheduler": state.scheduler.state_dict(),
+        "scaler": state.scaler.state_dict(),
+        "ema": state.ema.state_dict() if state.ema else None,
+        "epoch": state.epoch,
+        "stage": state.stage,
+        "stage_start": state.stage_start,
+        "progress": vars(state.progress),
+        "best": state.best,
+        "best_epoch": state.best_epoch,
+        "rng": {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()},
+    }
+    save_checkpoint(run.checkpoint, content)
+
+
+def save_best(state: TrainState, config: TrainConfig, run: RunFolder) -> None:
+    """Write ``best.pt``: the judged weights and what is needed to use them; for `load_best`."""
+    # Epoch 0 is what there was before the first whole one.
+    content = {**_network(state.judged, config), "epoch": state.best_epoch + 1}
+    save_checkpoint(run.best, content)
+
+
+def _network(model: GrayModel, config: TrainConfig) -> dict[str, Any]:
+    return {
+        "model": model.state_dict(),
+        "mean": model.mean,
+        "std": model.std,
+        "classes": list(model.classes),
+        "config": config.to_json(),
+    }
+
+
+def load_best(run: RunFolder) -> GrayModel:
+    """The network of a run's ``best.pt``.
+
+    Raises ``UserError`` for a damaged file and for one of other classes or another architecture.
+    """
+    saved, competition = read_checkpoint(run.best), run.competition()
+    found = saved["classes"]
+    if tuple(found) != competition.classes:
+        raise UserError(
+            f"{run.best} was trained on the classes {', '.join(found)}, not on "
+            f"{', '.join(competition.classes)}. Use the checkpoint of this run."
+        )
+    return build_model(run.config(), competition, weights_in(saved, str(run.best)))
+
+
+def resume_state(
+    run: RunFolder, config: TrainConfig, n_train: int, device: torch.device
+) -> TrainState:
+    """The network and all that trains it, as the run's ``checkpoint.pt`` has them.
+
+    Raises ``UserError`` for a damaged checkpoint, and for one of other settings.
+    """
+    saved, where = read_checkpoint(run.checkpoint), str(run.checkpoint)
+    model = build_model(config, run.competition(), weights_in(saved, where))
+    state = start_state(model, n_train, config, device, saved.get("stage", 0))
+    restore_state(state, saved, where)
+    return state
+
+
+def restore_state(state: TrainState, saved: dict[str, Any], where: str) -> None:
+    """Put a checkpoint's values into ``state``. Raises ``UserError`` where they do not fit."""
+    try:
+        state.model.load_state_dict(saved["model"])
+        state.optimizer.load_state_dict(saved["optimizer"])
+        state.scheduler.load_state_dict(saved["scheduler"])
+        state.scaler.load_state_dict(saved["scaler"])
+        if state.ema:
+            state.ema.load_state_dict(saved["ema"])
+        state.epoch = saved["epoch"]
+        state.stage, state.stage_start = saved["stage"], saved["stage_start"]
+        state.best, state.best_epoch = saved["best"], saved["best_epoch"]
+        state.progress = Progress(**saved["progress"])
+        torch.set_rng_state(saved["rng"]["cpu"])
+        for device, rng in zip(
+            range(torch.cuda.device_count()), saved["rng"]["cuda"], strict=False
+        ):
+            torch.cuda.set_rng_state(rng, device)
+    except (KeyError, RuntimeError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{where} is a checkpoint of another model or configuration and cannot be continued "
+            "with this one. Train anew."
+        ) from error
+
+
+def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
+    """Write tensors and plain values to ``path``, whole or not at all."""
+    with atomic_path(path) as temporary:
+        try:
+            torch.save(dict(content), temporary)
+        except RuntimeError as error:
+            # torch's zip writer reports a full disk as an internal error of its own.
+            raise OSError(28, "No space left on device", str(path)) from error
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read what ``save_checkpoint`` wrote, without running any code that the file may hold.
+
+    Raises ``UserError`` for a missing, cut-off or foreign file.
+    """
+    if not path.is_file():
+        raise UserError(f"There is no checkpoint {path}. The run stopped before it had saved one.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file may fail anywhere in zip, pickle or tensor code
+        raise UserError(
+            f"{path} ({path.stat().st_size:,} bytes) is damaged, cut off or not a checkpoint. "
+            "Bring a whole copy, or train anew."
+        ) from error
+    if not isinstance(content, dict) or not {"model", "config", "classes"} <= content.keys():
+        raise UserError(f"{path} is not a checkpoint of this kit. Check the path.")
+    return content

@@ -1,0 +1,30 @@
+"""The device that computes, and the precision that suits it."""
+
+import torch
+
+from xraycomp.console.errors import UserError
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto`` is the first GPU if there is one that works, else the CPU.
+
+    Raises ``UserError`` for a device that is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).add_(1).item()  # only an operation tells that it works
+    except Exception as error:  # each backend fails in its own way
+        raise UserError(
+            f"The device {name!r} cannot be used here. Use --device cpu or auto."
+        ) from error
+    return device
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 on GPUs that compute in it, else float16; float32 on the CPU, where it is faster."""
+    if device.type != "cuda":
+        return torch.float32
+    bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if bf16 else torch.float16
