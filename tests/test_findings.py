@@ -176,6 +176,13 @@ STAGED = ["--stages", "head:0.01:1 layer4:0.003:2 all:0.001:1", "--loss", "weigh
 TIMES = ["seconds", "data_seconds", "images_per_second"]
 
 
+def test_a_head_on_codes_is_for_findings_too(desk, tmp_path):
+    main(flags(desk, tmp_path, "--epochs", "1", "--codes-epochs", "1"))
+    head = tmp_path / "runs" / "one" / "head"
+    # Knowing nothing costs log 2 where each finding is for itself, and log 3 where one is it.
+    assert pd.read_csv(head / "metrics.csv")["val_loss"].min() < (np.log(2) + np.log(3)) / 2
+
+
 def test_a_run_in_stages_goes_on_where_a_time_limit_stopped_it(desk, tmp_path):
     main(flags(desk, tmp_path / "whole", *STAGED, "--ema-decay", "0.9"))
     whole = tmp_path / "whole" / "runs" / "one"

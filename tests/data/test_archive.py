@@ -1,5 +1,6 @@
 """Unpacking: once, safely, whole or not at all. The zips are real and written by the tests."""
 
+import shutil
 import stat
 import zipfile
 
@@ -40,6 +41,27 @@ def test_a_second_call_reuses_the_folder_without_touching_a_file(tmp_path):
     moved = archive.rename(tmp_path / "renamed.zip")
     assert unpack(moved, tmp_path / "raw") == root
     assert tree(tmp_path / "raw") == before
+
+
+def test_a_second_call_unpacks_nothing(tmp_path):
+    archive = write_zip(tmp_path / "set.zip")
+    root = unpack(archive, tmp_path / "raw")
+    content = bytearray(archive.read_bytes())
+    content[60] ^= 0xFF  # in the first member: unpacking it would fail
+    archive.write_bytes(content)
+    assert unpack(archive, tmp_path / "raw") == root
+
+
+def test_what_the_disk_cannot_hold_is_refused_and_nothing_is_left(tmp_path, monkeypatch):
+    archive = write_zip(tmp_path / "set.zip")
+    total = sum(map(len, FILES.values()))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=total - 1))
+    with pytest.raises(UserError, match="Free some space"):
+        unpack(archive, tmp_path / "raw")
+    assert tree(tmp_path / "raw") == {}
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=total))
+    assert unpack(archive, tmp_path / "raw").is_dir()
 
 
 def test_a_changed_zip_gets_a_new_folder_and_the_old_one_stays(tmp_path):

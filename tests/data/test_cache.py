@@ -110,6 +110,18 @@ def test_sixteen_bit_keeps_black_and_white(tmp_path):
     assert (loaded.min(), loaded.max()) == (0, 255)
 
 
+def test_sixteen_bit_values_are_scaled_to_the_nearest_of_256(tmp_path):
+    Image.fromarray(RAMP.astype(np.uint16) * 257).save(tmp_path / "image.png")
+    assert np.array_equal(load_gray(tmp_path / "image.png"), RAMP)
+
+
+def test_thumbnails_show_the_whole_film_whatever_the_crop(tmp_path, draw):
+    path = draw(tmp_path / "image.png", 1, size=(96, 64))
+    with Image.open(path) as image:
+        expected = image.resize((32, 32), Image.Resampling.BOX)
+    assert np.array_equal(build([path], tmp_path, 16).thumbnails()[0], expected)
+
+
 def test_a_jpeg_loads_as_pil_loads_it(tmp_path):
     Image.fromarray(COLOURS).save(tmp_path / "image.jpg", quality=95)
     with Image.open(tmp_path / "image.jpg") as image:
@@ -186,6 +198,17 @@ def test_changed_bytes_of_the_same_length_build_anew(tmp_path):
     assert path.stat().st_size == length
     assert pixels_of(first)[0, 0, 0] == 10
     assert pixels_of(again)[0, 0, 0] == 20
+
+
+def test_files_alike_in_name_length_and_time_are_told_apart_by_their_folder(tmp_path):
+    paths = [tmp_path / name / "image.bmp" for name in ("one", "two")]
+    for path, value in zip(paths, (10, 20), strict=True):
+        path.parent.mkdir()
+        Image.new("L", (16, 16), value).save(path)
+        os.utime(path, ns=(2, 2))
+    build(paths, tmp_path)  # what is remembered of the files is used from the second call on
+    found = [pixels_of(build([path], tmp_path))[0, 0, 0] for path in paths]
+    assert found == [10, 20]
 
 
 def test_another_size_builds_anew_and_keeps_the_first(images, tmp_path):

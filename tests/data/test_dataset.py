@@ -54,3 +54,10 @@ def test_a_broken_image_of_a_test_list_can_be_left_out_and_an_unlabelled_one_not
     (tmp_path / "i5.png").write_text("no image")
     with pytest.raises(UserError, match=r"1 test images do not decode .*: i5\.png"):
         load(manifest, tmp_path, skip_broken=True)
+
+
+def test_what_was_left_out_once_is_not_complained_of_again(tmp_path, manifest):
+    (tmp_path / "i1.png").write_text("no image")
+    kept = load(manifest, tmp_path, skip_broken=True).manifest
+    assert list(kept["split"]) == ["train", SKIPPED, "train", *["test"] * 3]
+    assert load(kept, tmp_path).manifest.equals(kept)

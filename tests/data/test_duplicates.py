@@ -4,9 +4,17 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from scipy.fft import idctn
 
 from xraycomp.data.cache import build_cache
-from xraycomp.data.duplicates import copy_groups, count_copies, describe_copies, find_copies
+from xraycomp.data.duplicates import (
+    MAX_DISTANCE,
+    copy_groups,
+    count_copies,
+    describe_copies,
+    find_copies,
+    perceptual_hashes,
+)
 from xraycomp.data.phantom import CLASSES, Film, draw_film
 
 
@@ -143,3 +151,65 @@ def test_a_set_of_equal_images_is_one_group(tmp_path):
         paths.append(tmp_path / f"{n}.png")
         Image.fromarray(np.full((16, 16), n % 250, dtype=np.uint8)).save(paths[-1])
     assert len(set(copy_groups(copies_of(paths, tmp_path), 300))) == 1
+
+
+def hash_bits(rng, bits=None, kept=()):
+    """255 bits of which 127 are set, drawn by chance; those at the places ``kept`` are ``bits``."""
+    drawn = np.zeros(255, dtype=bool) if bits is None else bits.copy()
+    free = np.setdiff1d(np.arange(255), np.asarray(kept, dtype=int))
+    n_set = 127 - sum(drawn[place] for place in kept)
+    drawn[free] = rng.permutation(np.arange(len(free)) < n_set)
+    return drawn
+
+
+def flipped(bits, stretches):
+    """``bits`` with one changed in each of the stretches, by turns a set and a cleared one."""
+    bits = bits.copy()
+    for turn, places in enumerate(stretches):
+        place = places[bits[places] == (turn % 2 == 0)][0]
+        bits[place] = not bits[place]
+    return bits
+
+
+def write_films(folder, hashes):
+    """Files of 32 px whose perceptual hashes are these bits."""
+    paths = []
+    for n, bits in enumerate(hashes):
+        low = np.array([128 * 32, *np.where(bits, 30, -30)])
+        frequencies = np.pad(low.reshape(16, 16), (0, 16))
+        film = np.rint(idctn(frequencies, norm="ortho")).astype(np.uint8)
+        assert np.array_equal(perceptual_hashes(film[None])[0], np.packbits(bits))
+        paths.append(folder / f"{n}.png")
+        Image.fromarray(film).save(paths[-1])
+    return paths
+
+
+@pytest.mark.parametrize(("differing", "found"), [(MAX_DISTANCE, True), (MAX_DISTANCE + 2, False)])
+def test_near_copies_are_found_up_to_the_limit_wherever_they_differ(tmp_path, differing, found):
+    rng = np.random.default_rng(0)
+    one = hash_bits(rng)
+    other = flipped(one, np.array_split(np.arange(255), differing))
+    paths = write_films(tmp_path, [hash_bits(rng), one, hash_bits(rng), other])
+    assert rows(copies_of(paths, tmp_path)) == ([(1, 3, "near")] if found else [])
+
+
+def test_near_copies_are_found_past_another_film_that_is_partly_like_them(tmp_path):
+    # Both copies are alike in the last stretch alone, where the film sorted between them is too.
+    rng = np.random.default_rng(0)
+    stretches = np.array_split(np.arange(255), MAX_DISTANCE + 1)
+    one = hash_bits(rng)
+    other = flipped(one, stretches[:-1])
+    place = (one != other).argmax()
+    between = one.copy()
+    between[place], between[place + 1 : len(stretches[0])] = False, True
+    between = hash_bits(rng, between, kept=[*stretches[0], *stretches[-1]])
+    assert tuple(other) < tuple(between) < tuple(one)
+    paths = write_films(tmp_path, [one, between, other])
+    assert rows(copies_of(paths, tmp_path)) == [(0, 2, "near")]
+
+
+def test_hashes_of_many_thumbnails_are_those_of_each_alone():
+    films = np.random.default_rng(0).integers(0, 256, (4100, 32, 32), dtype=np.uint8)
+    hashes = perceptual_hashes(films)
+    assert len(hashes) == 4100
+    assert np.array_equal(hashes[4090:], perceptual_hashes(films[4090:]))

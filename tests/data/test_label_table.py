@@ -277,3 +277,37 @@ def test_openi_without_frontal_views_is_refused(openi):
     views = pd.DataFrame({"uid": range(1, 9), "filename": names, "projection": "frontal"})
     with pytest.raises(UserError, match="has no row whose projection is Frontal"):
         build_manifest(OPENI, openi(indiana_projections=views))
+
+
+def test_official_lists_are_read_by_name_where_rows_are_left_out(nih):
+    # The rows before the first of the test list are left out, so that no row is where it was.
+    text = NODULE.replace("[train]", '[train]\nwhere = { "View Position" = ["PA"] }')
+    root = nih()
+    table = pd.read_csv(root / "Data_Entry_2017.csv")
+    table.loc[:8, "View Position"] = "AP"
+    table.loc[[9, 10, 16], "Finding Labels"] = ["No Finding", "Nodule", "No Finding"]
+    table.loc[15, "Finding Labels"] = "Nodule"
+    table.to_csv(root / "Data_Entry_2017.csv", index=False)
+    rows, n_rows = read_label_table(parse_competition(text, "nodule.toml"), root)
+    assert n_rows == 17
+    assert list(rows["name"]) == [f"{row:08d}_000.png" for row in (9, 10, 15, 16)]
+    assert list(rows["split"]) == ["train", "train", "test", "test"]
+
+
+def test_a_label_that_is_no_class_is_told_with_its_line_where_rows_are_left_out(nih):
+    text = NODULE.replace("[train]", '[train]\nwhere = { "View Position" = ["PA"] }')
+    root = nih(label_7="No Finding|Nodule")
+    table = pd.read_csv(root / "Data_Entry_2017.csv")
+    table.loc[1:4, "View Position"] = "AP"
+    table.to_csv(root / "Data_Entry_2017.csv", index=False)
+    with pytest.raises(UserError, match=r"csv, line 9: .* of 00000007_000\.png names 2 classes"):
+        read_label_table(parse_competition(text, "nodule.toml"), root)
+
+
+def test_reports_in_another_order_and_of_other_images_change_nothing(openi):
+    expected = build_manifest(OPENI, openi())
+    path = openi() / "indiana_reports.csv"
+    reports = pd.read_csv(path)
+    more = reports.tail(1).assign(uid=99, Problems="Nodule")
+    pd.concat([more, reports[::-1]]).to_csv(path, index=False)
+    pd.testing.assert_frame_equal(build_manifest(OPENI, path.parent), expected)

@@ -37,6 +37,12 @@ def test_the_rarest_class_of_an_image_counts_and_none_comes_last():
     assert rarity(targets).tolist() == [0, 2, 3, 3, 3, 2, 1]
 
 
+def test_of_an_image_s_classes_the_rarest_counts_wherever_it_stands():
+    targets = np.array([[1, 1, 1], [0, 1, 1], [0, 0, 1]], dtype=np.float32)
+    assert rarity(targets).tolist() == [0, 1, 2]
+    assert rarity(targets[:, ::-1]).tolist() == [0, 1, 2]
+
+
 def test_none_of_the_classes_is_a_label_too():
     assert is_labelled(["Mass", "", "?", "?Mass"]).tolist() == [True, True, False, True]
 

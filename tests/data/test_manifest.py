@@ -64,6 +64,27 @@ def test_folders_give_labels_and_the_test_folder_none(tmp_path, draw_tree):
     }
 
 
+def test_of_test_images_without_a_label_nothing_is_known_where_images_may_have_none(tmp_path, draw):
+    for n in range(3):
+        draw(tmp_path / "images" / f"x_{n}.png", n)
+        draw(tmp_path / "test" / f"test_{n}.png", n)
+    labels = pd.DataFrame({"Image": ["x_0", "x_1", "x_2"], "Finding": ["covid", "normal", ""]})
+    labels.loc[1, "Finding"] = "pneumonia|normal"
+    labels.to_csv(tmp_path / "labels.csv", index=False)
+    train = Labelled(
+        "images", "labels.csv", image_column="Image", label_column="Finding", separator="|"
+    )
+    manifest = build_manifest(folders(task="multilabel", train=train), tmp_path)
+    assert list(manifest["label"]) == ["covid", "pneumonia|normal", "", "?", "?", "?"]
+
+
+def test_images_in_folders_within_a_class_are_of_that_class(tmp_path, draw_tree, draw):
+    root = draw_tree(tmp_path, per_class=1, n_test=1)
+    draw(root / "train/covid/normal/image_9.png")
+    manifest = build_manifest(folders(), root).set_index("image")
+    assert manifest.loc["covid/normal/image_9", "label"] == "covid"
+
+
 def test_test_images_stand_in_natural_order(tmp_path, draw_tree):
     manifest = build_manifest(folders(), draw_tree(tmp_path, per_class=1, n_test=21))
     names = manifest["image"][manifest["split"] == "test"]

@@ -17,7 +17,7 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from xraycomp.data.phantom import CLASSES, Film, draw_competition, draw_film, plan_films
+from xraycomp.data.phantom import CLASSES, Film, box_of, draw_competition, draw_film, plan_films
 
 N_TRAIN, N_TEST, SIZE = 500, 40, 96
 SICK = CLASSES[:-1]
@@ -99,6 +99,35 @@ def test_a_test_patient_is_not_the_training_patient_of_the_same_number() -> None
     assert np.abs(here.astype(float) - there).mean() > 5
 
 
+@pytest.mark.parametrize("finding", CLASSES)
+def test_films_of_one_patient_differ_in_pose_and_finding(finding: str) -> None:
+    films = [draw_film(Film("train", 7, shot, finding), 0, 64) for shot in (1, 2, 3)]
+    (one, box), *others = films
+    for film, other_box in others:
+        assert np.abs(one.astype(float) - film).mean() > 2
+        assert box is None or box != other_box
+
+
+@pytest.mark.parametrize("finding", SICK)
+def test_a_finding_of_each_film_is_drawn_anew(finding: str) -> None:
+    # On the same pose nothing but the finding could move.
+    centres = []
+    for shot in range(1, 13):
+        box = draw_film(Film("train", 7, shot, finding), 0, 64)[1]
+        assert box is not None
+        centres.append(box[0] + box[2] / 2)
+    assert min(centres) < 24
+    assert max(centres) > 40
+
+
+def test_a_box_holds_all_pixels_of_half_the_footprint_and_no_others() -> None:
+    footprint = np.zeros((20, 30))
+    footprint[2:12, 3:15] = 0.3
+    footprint[5:8, 7:14] = 0.45
+    footprint[6, 10] = 0.8
+    assert box_of(footprint) == (7, 5, 7, 3)
+
+
 def test_neither_test_order_nor_patient_number_tells_the_class() -> None:
     """Runs of one class would show as neighbours that agree more often than by chance."""
     for split in ("train", "test"):
@@ -108,6 +137,8 @@ def test_neither_test_order_nor_patient_number_tells_the_class() -> None:
             agree = np.mean([a == b for a, b in pairwise(firsts)])
             chance = sum((n / len(firsts)) ** 2 for n in Counter(firsts).values())
             assert abs(agree - chance) < 0.04
+        # Nor do films of one patient follow each other: about one pair in a thousand does.
+        assert sum(a.patient == b.patient for a, b in pairwise(films)) < 15
 
 
 def test_the_sample_submission_names_every_test_film_in_order(drawn: Path) -> None:

@@ -8,7 +8,7 @@ from xraycomp.console.errors import UserError
 from xraycomp.data.files import write_csv
 from xraycomp.data.predictions import labelled_rows, probability_table, read_predictions
 
-CLASSES = ("covid", "normal")
+CLASSES = ("normal", "covid")  # a competition's own order is not that of the alphabet
 
 
 def test_a_table_reads_back_as_it_was_written_to_six_digits(tmp_path):
@@ -17,9 +17,9 @@ def test_a_table_reads_back_as_it_was_written_to_six_digits(tmp_path):
     ids = ["001", "1e5", "NA", "nan", "null", "", *(f"test_{n}" for n in range(44))]
     write_csv(tmp_path / "test.csv", probability_table(ids, probs, CLASSES))
     table = read_predictions(tmp_path / "test.csv", CLASSES)
-    assert list(table.columns) == ["image", "covid", "normal"]
+    assert list(table.columns) == ["image", "normal", "covid"]
     assert list(table["image"]) == ids
-    assert np.abs(table[["covid", "normal"]].to_numpy() - probs).max() <= 5.1e-7
+    assert np.abs(table[["normal", "covid"]].to_numpy() - probs).max() <= 5.1e-7
 
 
 def test_columns_are_taken_by_name_and_others_dropped(tmp_path):

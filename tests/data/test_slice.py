@@ -103,6 +103,16 @@ def test_a_slice_cuts_table_and_sample_to_its_images(
     assert len(list(cut.rglob("*.png"))) == 18 + 4
 
 
+def test_the_smallest_slice_has_an_image_of_every_class(
+    tmp_path: Path, draw_tree: Callable[..., Path]
+) -> None:
+    competition = load_competition("chest-xray-4")
+    root = draw_tree(tmp_path / "xray-data", sorted(competition.classes), per_class=3).parent
+    (root / "sample_submission.csv").write_text("name,target\ntest_0,0\ntest_1,0\ntest_2,0\n")
+    assert cut_slice(competition, root, tmp_path / "cut", 2, 1) == 4
+    assert set(build_manifest(competition, tmp_path / "cut")["label"]) >= set(competition.classes)
+
+
 FINDINGS = """
 slug = "findings"
 source = "dataset"

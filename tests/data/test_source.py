@@ -1,6 +1,7 @@
 """Finding a competition's files: zip, folder, data folder, inferred trees, the drawn default."""
 
 import json
+import os
 import shutil
 import zipfile
 
@@ -11,7 +12,10 @@ from xraycomp.data.competition_file import format_competition, load_competition,
 from xraycomp.data.dataset import load_dataset
 from xraycomp.data.inferred import infer_competition
 from xraycomp.data.manifest import build_manifest
-from xraycomp.data.source import choose_competition, open_source
+from xraycomp.data.source import (
+    choose_competition,
+    open_source,
+)
 
 
 def pack(folder, archive):
@@ -81,6 +85,33 @@ def test_a_zip_in_the_data_folder_is_found_and_chosen(own, tmp_path, place):
     assert (source.root / "sample_submission.csv").is_file()
     archive.unlink()
     assert find_source(None, tmp_path / "data").root == source.root
+
+
+def test_a_new_zip_goes_before_what_an_earlier_one_held_and_without_it_the_newest_is_taken(
+    own, tmp_path
+):
+    archive = tmp_path / "data/chest-xray-4.zip"
+    archive.parent.mkdir()
+    roots = []
+    for version in range(3):
+        (own / "sample_submission.csv").write_text(f"name,target\ntest_0,{version}\ntest_1,0\n")
+        pack(own, archive)
+        roots.append(open_source(load_competition("chest-xray-4"), None, tmp_path / "data").root)
+        written = (roots[-1] / "sample_submission.csv").read_text()
+        assert written.startswith(f"name,target\ntest_0,{version}\n")
+    archive.unlink()
+    for newest in roots:
+        for root in roots:
+            os.utime(root, (2, 2) if root == newest else (1, 1))
+        assert open_source(load_competition("chest-xray-4"), None, tmp_path / "data").root == newest
+
+
+def test_a_run_s_zip_is_opened_again_where_it_was_unpacked(own, tmp_path):
+    archive = pack(own, tmp_path / "any name.zip")
+    source = open_source(load_competition("chest-xray-4"), archive, tmp_path / "data")
+    before = state(tmp_path / "data")
+    assert open_source(source.competition, archive, tmp_path / "data") == source
+    assert state(tmp_path / "data") == before
 
 
 def test_extracted_files_in_raw_are_found(own, tmp_path):
@@ -176,6 +207,7 @@ def test_the_tree_that_is_named_train_is_taken_among_several(tmp_path, draw_tree
     competition = infer_competition(tmp_path / "set", "set")
     assert competition.train.images == "train"
     assert competition.test == "test"
+    assert (competition.normal, competition.positive) == ("NORMAL", "PNEUMONIA")
 
 
 def test_one_class_alone_is_no_tree(tmp_path, draw_tree):

@@ -113,6 +113,41 @@ def test_copies_stay_together_and_chain_with_patients():
     assert sides == {"train", "val"}
 
 
+@pytest.mark.parametrize("with_copies", [False, True])
+def test_only_images_of_one_patient_or_copy_are_bound_together(with_copies):
+    # Patients and copies stand among images without either, which must not be taken for them.
+    patients = np.array([""] * 32, dtype=object)
+    patients[[2, 3]], patients[[30, 31]] = "a", "z"
+    copies = np.arange(32)
+    copies[1], copies[17] = 0, 16
+    together = np.ones((32, 32), dtype=bool)
+    for seed in range(60):
+        split = split_of(
+            manifest_of(np.repeat([0, 1, 2, 3], 8), patients),
+            val_fraction=0.5,
+            seed=seed,
+            same_side=copies if with_copies else None,
+        ).to_numpy()
+        together &= split[:, None] == split
+    pairs = {(one, other) for one, other in np.argwhere(together).tolist() if one < other}
+    assert pairs == {(2, 3), (30, 31)} | ({(0, 1), (16, 17)} if with_copies else set())
+
+
+def test_a_chain_through_an_image_of_the_official_test_list_binds_too():
+    # Image 0 is a copy of the listed image 40, whose patient has image 1 in the training list.
+    manifest = manifest_of(np.arange(41) % 4)
+    manifest.loc[[1, 40], "patient"] = "p"
+    manifest.loc[40, "split"] = "test"
+    copies = np.arange(41)
+    copies[40] = 0
+    sides = set()
+    for seed in range(12):
+        split = split_of(manifest, split="official", val_fraction=0.4, seed=seed, same_side=copies)
+        assert split[0] == split[1]
+        sides.add(split[0])
+    assert sides == {"train", "val"}
+
+
 def test_a_class_too_small_for_both_sides_is_named():
     labels = np.array([0] * 50 + [1] * 50 + [2] + [3] * 50)
     with pytest.raises(UserError, match="class pneumonia has 1 "):
@@ -158,6 +193,26 @@ def test_every_class_stands_on_both_sides_or_there_is_an_error(folds):
         outcomes[True] += 1
         for side in ("train", "val"):
             assert set(labels[split == side]) == {0, 1, 2, 3}
+    assert min(outcomes.values()) > 5
+
+
+def test_every_class_stands_in_each_of_three_parts_or_there_is_an_error():
+    # Four of twelve patients of the rarest class hold all images of a more frequent one.
+    labels = np.array([0] * 12 + [1] * 30 + [2] * 30 + [3] * 20)
+    patients = np.array([""] * 92, dtype=object)
+    patients[:12] = [f"p{n}" for n in range(12)]
+    patients[72:] = [f"p{n % 4}" for n in range(20)]
+    outcomes = {True: 0, False: 0}
+    for seed in range(60):
+        fractions = {"test_fraction": 0.25, "val_fraction": 0.25}
+        try:
+            split = split_of(manifest_of(labels, patients), seed=seed, **fractions)
+        except UserError:
+            outcomes[False] += 1
+            continue
+        outcomes[True] += 1
+        for part in ("train", "val", "test"):
+            assert set(labels[split == part]) == {0, 1, 2, 3}
     assert min(outcomes.values()) > 5
 
 

@@ -66,8 +66,8 @@ def test_rows_stand_in_the_order_of_the_ids_and_bear_the_suffix_where_wanted(suf
 
 
 def test_ids_come_from_the_sample_in_its_order_as_text(tmp_path):
-    (tmp_path / "sample.csv").write_text("name,target\n007,0\n1e3,0\nNA,0\n")
-    assert expected_ids(competition(sample="sample.csv"), tmp_path) == ["007", "1e3", "NA"]
+    (tmp_path / "sample.csv").write_text("name,target\n1e3,0\n007,0\nNA,0\n")
+    assert expected_ids(competition(sample="sample.csv"), tmp_path) == ["1e3", "007", "NA"]
 
 
 @pytest.mark.parametrize("suffix", [False, True])

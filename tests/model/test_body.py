@@ -189,6 +189,26 @@ def test_a_head_that_is_not_linear_is_not_replaced():
         network("squeezenet1_1", hidden=(8,))
 
 
+def test_a_new_head_has_batch_norm_relu_and_one_dropout():
+    model = network("resnet18", pool="avg", hidden=(16, 8))
+    assert all(module.training for module in model.modules())
+    found = model.body.get_submodule(model.parts.head)
+    wanted = nn.Sequential(
+        *(nn.Linear(512, 16, bias=False), nn.BatchNorm1d(16), nn.ReLU()),
+        *(nn.Linear(16, 8, bias=False), nn.BatchNorm1d(8), nn.ReLU()),
+        *(nn.Dropout(0.25), nn.Linear(8, 3)),
+    )
+    for own, other in zip(wanted.parameters(), found.parameters(), strict=True):
+        own.data.copy_(other.data)
+    codes = torch.randn(64, 512, generator=torch.Generator().manual_seed(2))
+    for training in (True, False):  # the second time with the statistics of the first
+        logits = []
+        for head in (wanted.train(training), found.train(training)):
+            torch.manual_seed(3)  # of the dropout
+            logits.append(head(codes))
+        assert torch.equal(*logits)
+
+
 @pytest.mark.parametrize("arch", ["resnet18", "mobilenet_v3_small", "timm:mobilenetv1_100"])
 def test_pretrained_weights_go_below_a_new_pooling_and_head(arch, tmp_path):
     file = tmp_path / "plain.pt"
@@ -209,3 +229,15 @@ def test_pretrained_weights_go_below_a_new_pooling_and_head(arch, tmp_path):
     torch.save({"model": model.state_dict(), "mean": model.mean, "std": model.std}, saved)
     again = create_model(arch, 5, str(saved), pool="attention", hidden=(16, 8))
     assert all(torch.equal(v, again.state_dict()[k]) for k, v in model.state_dict().items())
+
+
+def test_a_head_of_another_number_of_classes_is_new_with_all_its_layers(tmp_path):
+    old = network("timm:test_resnet", hidden=(8,))
+    torch.save(old.body.state_dict(), tmp_path / "old.pt")
+    new = create_model("timm:test_resnet", 5, str(tmp_path / "old.pt"), hidden=(8,))
+    head = f"{new.parts.head}."
+    for name, value in new.body.state_dict().items():
+        if not name.startswith(head):
+            assert torch.equal(value, old.body.state_dict()[name])
+    first = f"{head}0.weight"
+    assert not torch.equal(new.body.state_dict()[first], old.body.state_dict()[first])

@@ -1,5 +1,6 @@
 """Codes of drawn films: equal to what enters the head, kept, computed anew when they must be."""
 
+import copy
 import dataclasses
 import os
 import signal
@@ -96,13 +97,20 @@ def test_codes_are_computed_once_and_anew_for_whatever_they_depend_on(
     others.add(build_codes(moved, films, ROWS, config).path)
     others.add(build_codes(pooled, films, ROWS, plain_config(pool="max")).path)
     others.add(build_codes(model, films, ROWS[1:], config).path)
+    others.add(build_codes(model, films, ROWS[:4], config).path)
     others.add(build_codes(model, films, ROWS, plain_config(image_size=15)).path)
     passes = plain_config(codes_passes=1)
-    others.add(build_codes(model, films, ROWS, passes).path)
-    for change in ({"seed": 1}, {"flip": True}, {"rotation": 9.0}):
-        changed = dataclasses.replace(passes, **change)
-        others.add(build_codes(model, films, ROWS, changed).path)
-    assert len(others) == 9
+    others.add(build_codes(model, films, ROWS[:4], passes).path)
+    changes = {"seed": 1, "flip": True, "rotation": 9.0, "scale": 0.2, "shift": 0.1}
+    changes |= {"random_crop": True, "brightness": 0.1, "contrast": 0.1, "erasing": 0.5}
+    for name, value in {**changes, "batch_size": 64}.items():
+        changed = dataclasses.replace(passes, **{name: value})
+        others.add(build_codes(model, films, ROWS[:4], changed).path)
+    for name in ("mean", "std"):
+        shifted = copy.deepcopy(model)
+        setattr(shifted, name, getattr(model, name) + 0.1)
+        others.add(build_codes(shifted, films, ROWS[:4], config).path)
+    assert len(others) == 19
     assert not list(films.folder.parent.glob("*.tmp"))
 
 
@@ -123,6 +131,14 @@ def test_augmented_passes_are_mirrored_for_about_a_half(model, films, plain_conf
         turned.append(as_mirrored)
     assert 0.35 < np.mean(turned) < 0.65
     assert not np.array_equal(turned[0], turned[1])
+
+
+def test_each_image_of_each_augmented_pass_is_drawn_anew(model, make_set, plain_config):
+    films = make_set([np.full((18, 18), 128, dtype=np.uint8)] * 64, np.arange(64) % 3, 18)
+    config = plain_config(codes_passes=2, brightness=0.4, batch_size=32)
+    plain, *passes = build_codes(model, films.cache, films.rows, config).codes
+    np.testing.assert_allclose(plain, plain[:1].repeat(64, axis=0), atol=1e-4)
+    assert len(np.unique(np.concatenate(passes).round(4), axis=0)) == 128
 
 
 def test_sets_of_codes_keep_each_image_s_label(model, films, toy, plain_config):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score
 from sklearn.utils.class_weight import compute_class_weight
+from torch import nn
 
 from xraycomp.console.errors import Stopped, UserError
 from xraycomp.data.batches import ImageSet
@@ -18,6 +19,7 @@ from xraycomp.model.checkpoint import read_checkpoint, restore_state
 from xraycomp.model.deadline import Deadline
 from xraycomp.model.inference import predict_probs
 from xraycomp.model.state import start_state
+from xraycomp.model.stem import GrayModel
 from xraycomp.report.metrics import epoch_scores
 
 CPU = torch.device("cpu")
@@ -93,6 +95,19 @@ def test_averaged_weights_equal_the_average_by_hand(begin):
         torch.testing.assert_close(state.judged.state_dict()[key], value, atol=1e-6, rtol=0)
         torch.testing.assert_close(kept[f"module.{key}"], value, atol=1e-6, rtol=0)
         assert not torch.equal(value, seen[-1][key])
+
+
+def test_statistics_of_batch_norm_are_averaged_too(begin, tiny_net):
+    net = tiny_net()
+    net.body.insert(1, nn.BatchNorm2d(8))
+    state, go, _ = begin(net=net, ema_decay=0.8)
+    seen = []
+    after_each_step(state, lambda _: seen.append(state.model.body[1].running_mean.clone()))
+    go()
+    average = seen[0]
+    for mean in seen[1:]:
+        average = 0.8 * average + 0.2 * mean
+    torch.testing.assert_close(state.judged.body[1].running_mean, average, atol=1e-6, rtol=0)
 
 
 def test_the_averaged_network_is_the_one_that_is_judged_and_kept(begin, toy, plain_config):
@@ -214,6 +229,21 @@ def test_clipping_bounds_the_step(begin, accumulate):
     assert largest_step(begin, "free", clip_grad=0, **settings) > 0.5 * 0.01 * 5
 
 
+def test_clipping_is_the_same_under_a_loss_scale_which_the_checkpoint_keeps(begin):
+    """As on GPUs that train in half precision."""
+    plain, go, _ = begin("plain", lr=0.5, clip_grad=0.01)
+    go()
+    scaled, go, run = begin("scaled", lr=0.5, clip_grad=0.01)
+    scaled.scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+    go()
+    for key, value in plain.model.state_dict().items():
+        torch.testing.assert_close(scaled.model.state_dict()[key], value, atol=1e-6, rtol=0)
+    other, _, _ = begin("other")
+    other.scaler = torch.amp.GradScaler("cpu")
+    restore_state(other, read_checkpoint(run.checkpoint), "checkpoint.pt")
+    assert other.scaler.get_scale() == 64
+
+
 def test_a_deadline_that_has_passed_leaves_a_best_and_a_way_to_go_on(begin):
     state, go, run = begin(epochs=2, lr=0.05)
     assert go(deadline=Deadline(time.monotonic())) is False
@@ -241,6 +271,18 @@ def test_a_deadline_counts_what_has_to_be_predicted_afterwards(begin):
     assert go(deadline=Deadline(time.monotonic() + 40, images_after=10**9)) is False
 
 
+def test_the_time_of_an_epoch_is_that_of_all_its_parts(begin):
+    _, go, run = begin("stopped")
+    assert go(deadline=Deadline(time.monotonic())) is False
+    content = read_checkpoint(run.checkpoint)
+    content["progress"]["seconds"] = 1000.0
+    _, go, run = begin("resumed", resume_from=content)
+    go()
+    row = run.epochs().iloc[0]
+    assert 1000 < row["seconds"] < 1100
+    assert row["images_per_second"] == pytest.approx(96 / row["seconds"], abs=0.01)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_during_the_last_validation_is_heard(begin, number):
     """Whoever presses Ctrl-C while the last epoch is judged does not wait for the predictions."""
@@ -260,6 +302,71 @@ def test_a_signal_during_the_last_validation_is_heard(begin, number):
     assert signal.getsignal(number) is before
     assert read_checkpoint(run.checkpoint)["epoch"] == 2
     assert len(run.epochs()) == 2
+
+
+def images_shown(state):
+    """A list that gets each batch of images that the network is trained on."""
+    seen = []
+
+    def look(_, args):
+        if torch.is_grad_enabled():  # else it is judged
+            seen.append(args[0].clone())
+
+    state.model.register_forward_pre_hook(look)
+    return seen
+
+
+def test_each_epoch_step_part_and_seed_draws_its_own_changes(begin, make_set):
+    films = make_set([np.full((18, 18), 128, dtype=np.uint8)] * 16, np.arange(16) % 3, 18)
+    brightness = []
+    for seed in (0, 1):
+        state, go, _ = begin(
+            f"seed {seed}",
+            train=films,
+            seed=seed,
+            epochs=2,
+            batch_size=4,
+            accumulate=2,
+            brightness=0.4,
+        )
+        seen = images_shown(state)
+        go()
+        assert len(seen) == 8
+        brightness += [image.mean().item() for batch in seen for image in batch]
+    assert len(np.unique(np.round(brightness, 5))) == 64
+
+
+def test_each_epoch_and_seed_has_an_order_of_its_own(begin, make_set):
+    films = [np.full((18, 18), 10 * n, dtype=np.uint8) for n in range(24)]
+    films = make_set(films, np.arange(24) % 3, 18)
+    orders = []
+    for seed in (0, 1):
+        state, go, _ = begin(f"seed {seed}", train=films, seed=seed, epochs=2)
+        seen = images_shown(state)
+        go()
+        gray = torch.cat(seen)[:, 0, 8, 8] * state.model.std + state.model.mean
+        numbers = (gray * 25.5).round().int()
+        orders += [tuple(numbers[:24].tolist()), tuple(numbers[24:].tolist())]
+    assert all(sorted(order) == list(range(24)) for order in orders)
+    assert len(set(orders)) == 4
+
+
+def test_mixed_images_have_the_mixed_labels(begin, make_set):
+    """Of black films and white ones, each its own class, a mixture's gray tells its label."""
+    films = [np.full((18, 18), 255 * (n % 2), dtype=np.uint8) for n in range(32)]
+    films = make_set(films, np.arange(32) % 2, 18)
+    torch.manual_seed(0)
+    net = GrayModel(nn.Sequential(nn.Flatten(), nn.Linear(256, 2)), "tiny", 0.5, 0.25, 1)
+    state, go, run = begin(net=net, train=films, val=films, lr=0.0, mixup=1.0, label_smoothing=0.0)
+    seen = images_shown(state)
+    go()
+    images = torch.cat(seen)
+    white = images[:, 0, 8, 8] * 0.25 + 0.5
+    assert ((white > 0.1) & (white < 0.9)).any()
+    with torch.no_grad():
+        log_probs = net(images).log_softmax(dim=1)
+    wanted = -((1 - white) * log_probs[:, 0] + white * log_probs[:, 1]).mean().item()
+    assert run.epochs()["train_loss"].iloc[0] == pytest.approx(wanted, abs=1e-5)
 
 
 def test_without_weighted_sampling_each_image_counts_once(begin, toy, plain_config):

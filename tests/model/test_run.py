@@ -60,6 +60,16 @@ def test_overwriting_clears_the_folder_when_the_new_run_begins_and_nothing_besid
     assert (tmp_path / "other" / "metrics.csv").read_text() == "old"
 
 
+def test_a_setup_that_breaks_off_is_no_run(tmp_path, monkeypatch):
+    def full(*args, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pd.DataFrame, "to_csv", full)
+    with pytest.raises(OSError, match="No space left"):
+        create(tmp_path / "one")
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_empty_or_a_new_folder_is_taken(tmp_path):
     (tmp_path / "empty").mkdir()
     for path in (tmp_path / "empty", tmp_path / "a" / "new"):
@@ -110,6 +120,7 @@ def test_epochs_are_rows_and_a_repeated_epoch_replaces_those_after_it(run):
     assert after[:2] == before[:2]  # not a digit of what stays is changed
     assert len(after) == 3
     assert list(run.epochs()["train_loss"].round(3)) == [0.333, 0.25]
+    assert list(run.epochs()["lr"]) == [1e-7, 0.1]  # a small rate is not rounded to 0
 
 
 def test_the_log_goes_to_the_run_while_it_is_open(run):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from xraycomp.console.errors import UserError
 from xraycomp.model.stem import GrayModel, fold_stem, gray_mix
+from xraycomp.model.weights import bare_names
 from xraycomp.model.zoo import INCEPTIONS, check_input_size, create_model
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -230,6 +231,15 @@ def test_every_form_of_weight_file_gives_the_same_network(
 
     model = create_model("resnet18", 5, weights=str(path))
     torch.testing.assert_close(logits(model, gray_images()), resnet_logits, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "wrapped", ["_orig_mod.module.", "module._orig_mod.", "model.module.", "body.model.body."]
+)
+def test_wrappers_within_wrappers_are_taken_off(wrapped: str) -> None:
+    tensors = {name: torch.zeros(1) for name in ("conv1.weight", "fc.bias")}
+    found = bare_names({wrapped + name: tensor for name, tensor in tensors.items()})
+    assert list(found) == list(tensors)
 
 
 def test_checkpoint_of_the_kit_comes_back_exactly(resnet_file: Path, tmp_path: Path) -> None:
