@@ -89,7 +89,7 @@ def measure(root: Path, size: int) -> dict[str, dict[str, float]]:
     part("leak check", lambda: find_copies(cache))
     for plan in (SplitPlan("official"), SplitPlan("chexnet")):
         split = part(
-            f"split {plan.split}",
+            f"split {plan.split_by}",
             lambda plan=plan: split_manifest(manifest, classes, plan),
         )
     targets = part("targets", lambda: encode_targets(list(manifest["label"]), classes))

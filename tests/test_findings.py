@@ -48,7 +48,7 @@ arch = "timm:test_resnet"
 lr = 0.01
 optimizer = "adamw"
 label_smoothing = 0.0
-split = "official"
+split_by = "official"
 val_fraction = 0.2
 """
 

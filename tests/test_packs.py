@@ -100,6 +100,6 @@ def test_the_nih_set_splits_by_its_official_lists_and_by_patient(tmp_path: Path)
         for part in ("train", "val", "test"):
             assert targets[split == part].sum(axis=0).min() >= 2
         official = np.array_equal(split == "test", manifest["split"] == "test")
-        assert official == (plan.split == "official")
+        assert official == (plan.split_by == "official")
     chosen, _ = choose_findings(competition, manifest, min_count=50)
     assert set(competition.classes) - set(chosen.classes) == {"Pneumonia", "Edema", "Hernia"}

@@ -39,8 +39,8 @@ def test_a_labelled_test_part_is_kept_apart_and_can_be_predicted(desk):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--split", "official"], "needs an official test list"),
-        (["--split", "chexnet", "--test-fraction", "0.1"], "contradict each other"),
+        (["--split-by", "official"], "needs an official test list"),
+        (["--split-by", "chexnet", "--test-fraction", "0.1"], "contradict each other"),
         (["--test-fraction", "0.95"], "--test-fraction is 0.95"),
         (["--min-count", "5"], "set is multiclass; --no-finding-class"),
         (["--min-count", "-5"], "--min-count is -5; it must be 0 or more"),

@@ -336,7 +336,10 @@ def test_without_anything_to_do_it_says_what_can_be_done(kaggle, run, desk):
         (("--sync", "--list", "--check", "x"), "--check would do nothing beside --sync and --list"),
         (("--sync", "--kernel", "ada/demo"), "--kernel would do nothing beside --sync. Leave it"),
         (("--kernel", "ada/demo", "--check", "x"), "--check would do nothing beside --kernel"),
-        (("--run", "runs/A", "--file", "x"), "--file would do nothing beside --run without"),
+        (
+            ("--run", "runs/A", "--kernel-file", "x"),
+            "--kernel-file would do nothing beside --run",
+        ),
         (("--run", "runs/A", "--check", "x", "--output", "y"), "--output would do nothing beside"),
     ):
         code, sentence = run(*flags)
@@ -367,7 +370,7 @@ def test_a_kernels_version_is_submitted_with_the_runs_scores(kaggle, run):
     kaggle.kernels["ada/demo"] = Kernel([version])
     code, said = run("--run", "runs/A", "--send")
     assert code == 1 and "only accepts submissions from notebooks" in said
-    flags = ("--kernel", "ada/demo", "--kernel-version", 1, "--file", "submission.csv")
+    flags = ("--kernel", "ada/demo", "--kernel-version", 1, "--kernel-file", "submission.csv")
     flags += ("--competition", SLUG, "--poll", 0.05)
     assert run(*flags, "--dry-run")[0] == 0
     code, said = run(*flags)

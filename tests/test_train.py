@@ -287,8 +287,8 @@ def test_the_submission_follows_the_sample_and_says_the_most_probable_class(desk
 @pytest.mark.parametrize("size", [[], ["--batch-size", "1"], ["--batch-size", "7"]])
 def test_predict_reproduces_the_table_of_the_test_set(run, tmp_path, size):
     output = tmp_path / "again.csv"
-    labels = ["--labels", str(tmp_path / "labels.csv")]
-    predict.main(["--runs", str(run), "--split", "test", "--output", str(output), *size, *labels])
+    called = ["--called", str(tmp_path / "labels.csv")]
+    predict.main(["--runs", str(run), "--split", "test", "--output", str(output), *size, *called])
     found, wanted = pd.read_csv(output), pd.read_csv(run / "predictions" / "test.csv")
     assert list(found["image"]) == list(wanted["image"])
     np.testing.assert_allclose(found[list(CLASSES)], wanted[list(CLASSES)], atol=1.1e-6)

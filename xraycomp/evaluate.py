@@ -142,7 +142,7 @@ def _read_run(config: EvaluateConfig, run: RunFolder) -> Evidence:
     folder = config.output
     if folder is None and (config.predictions or split != "val"):
         raise UserError("Say where the results shall go with --output FOLDER.")
-    thresholds: Thresholds | Criterion | None = run.config().thresholds
+    thresholds: Thresholds | Criterion | None = run.config().threshold_criterion
     if config.thresholds or split != "val":
         thresholds = _read_thresholds(config.thresholds or run.path, competition)
     judged_on = run.config().split_plan.describe(split, manifest)

@@ -23,7 +23,7 @@ log = logging.getLogger("xraycomp.kernel")  # run as a command, __name__ is __ma
 PROG = "python -m xraycomp.kernel"
 HELP = Help(
     examples=("rehearse phantom-resnet18", "run phantom-resnet18 --owner NAME"),
-    first="action name owner data images timeout poll file dataset",
+    first="action name owner data train_images timeout poll weights dataset",
     groups={
         "Rehearsal": "attach",
         "What the kernel may do": "allow_internet",
@@ -41,7 +41,7 @@ class KernelConfig:
     same bytes. rehearse: builds, then runs that exact file offline on a few images, as a Kaggle
     session would. push: builds and sends a new version. status: says how it is. wait: follows it to
     its end. pull: brings its output home as runs/NAME-vN. run: rehearse, push, wait and pull.
-    weights: puts --file into a Kaggle data set. check: removes built files whose sources have
+    weights: puts --weights into a Kaggle data set. check: removes built files whose sources have
     changed since.
     """
 
@@ -56,13 +56,13 @@ class KernelConfig:
     allow_internet: bool = False
     """Accept a kernel with enable_internet true."""
     data: Path | None = None
-    """rehearse: the competition's zip or folder. Default: what lies in --data-dir, else drawn
+    """rehearse: the competition's zip or folder. Default: that in --data-dir, else drawn
     images."""
     data_dir: Path = Path("data")
     """rehearse: folder with unpacked data."""
     attach: tuple[str, ...] = ()
     """rehearse: what another source of the kernel holds, as SOURCE=PATH."""
-    images: int = TRAIN_IMAGES
+    train_images: int = TRAIN_IMAGES
     """rehearse: about how many training images to run on."""
     timeout: float = 15.0
     """rehearse: minutes that one run may take."""
@@ -74,7 +74,7 @@ class KernelConfig:
     """pull, run: where the output goes."""
     submissions_dir: Path = Path("submissions")
     """pull, run: where its submission goes."""
-    file: tuple[Path, ...] = ()
+    weights: tuple[Path, ...] = ()
     """weights: the files to publish."""
     dataset: str | None = None
     """weights: owner/slug of the data set. Default: yours, named after the kernel."""
@@ -91,8 +91,8 @@ def kernel(config: KernelConfig) -> None:
     for name in ("poll", "timeout"):
         if not getattr(config, name) > 0:
             raise UserError(f"--{name} is {getattr(config, name)}; it must be above 0.")
-    if config.images < 6:
-        raise UserError(f"--images is {config.images}; a rehearsal needs at least 6.")
+    if config.train_images < 6:
+        raise UserError(f"--train-images is {config.train_images}; a rehearsal needs at least 6.")
     folders = find_kernels(config.name, config.kernels_dir)
     if config.owner:
         for folder in folders:
@@ -205,11 +205,11 @@ def run_kernel(config: KernelConfig, folder: Path) -> None:
 
 def publish_weights(config: KernelConfig, folder: Path) -> None:
     """Put weight files into a data set that the kernel can attach."""
-    if not config.file:
-        raise UserError("Say which files to publish with --file weights.safetensors.")
+    if not config.weights:
+        raise UserError("Say which files to publish with --weights weights.safetensors.")
     with connect() as kaggle:
         ref = config.dataset or f"{kaggle.username}/{folder.resolve().name}-weights"
-        version = publish(kaggle, ref, list(config.file))
+        version = publish(kaggle, ref, list(config.weights))
     page = f"https://www.kaggle.com/datasets/{ref}"
     log.info("Data set %s is at version %d and ready: %s", ref, version, page)
     sources = read_metadata(folder, allow_internet=True).dataset_sources
@@ -219,7 +219,7 @@ def publish_weights(config: KernelConfig, folder: Path) -> None:
             'weights="%s".',
             ref,
             folder / METADATA_FILE,
-            config.file[0].name,
+            config.weights[0].name,
         )
 
 
@@ -258,7 +258,7 @@ def _rehearse(config: KernelConfig, bundle: Bundle) -> None:
         data=config.data,
         data_dir=config.data_dir,
         attach=_attached(config.attach),
-        train_images=config.images,
+        train_images=config.train_images,
         timeout=60 * config.timeout,
     )
 

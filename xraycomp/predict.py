@@ -33,7 +33,7 @@ HELP = Help(
         "--runs runs/NAME --split test",
         "--runs runs/A runs/B --images my-images/ --output mean.csv",
     ),
-    first="runs split images output labels tta",
+    first="runs split images output called tta",
     groups={
         "Labels": "thresholds",
         "Machine": "device batch_size workers skip_broken",
@@ -53,11 +53,11 @@ class PredictConfig:
     """Predict this folder of images (or one image) instead of a split."""
     output: Path | None = None
     """The table's path. Default: predictions/<split>.csv in the run; needed for several runs."""
-    labels: Path | None = None
+    called: Path | None = None
     """Also write a table of what each image is called; the most probable class, or every finding
     from its threshold on (the run's, or --thresholds)."""
     thresholds: Path | None = None
-    """The thresholds.json for --labels, such as one that evaluate chose for an ensemble."""
+    """The thresholds.json for --called, such as one that evaluate chose for an ensemble."""
     tta: bool = False
     """Average over each image and its mirror image."""
     batch_size: int | None = None
@@ -90,7 +90,7 @@ def predict(config: PredictConfig) -> Path:
             )
     output = config.output or _default_output(config, runs)
     limits = None
-    if config.labels and competition.multilabel:
+    if config.called and competition.multilabel:
         # Read now: an error after an hour of predicting would come late.
         if len(runs) > 1 and not config.thresholds:
             raise UserError(
@@ -111,10 +111,10 @@ def predict(config: PredictConfig) -> Path:
     mean = np.mean([table[list(classes)].to_numpy() for table in tables], axis=0)
     write_csv(output, probability_table(list(images), mean, classes))
     log.info("Wrote %s: %s images.", output, f"{len(images):,}")
-    if config.labels:
+    if config.called:
         called = decode_targets(hard_labels(mean, limits), classes)
-        write_csv(config.labels, pd.DataFrame({ID: images, "label": called}))
-        log.info("Wrote %s: what they are called.", config.labels)
+        write_csv(config.called, pd.DataFrame({ID: images, "label": called}))
+        log.info("Wrote %s: what they are called.", config.called)
     return output
 
 

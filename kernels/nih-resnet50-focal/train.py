@@ -4,8 +4,8 @@ from xraycomp.model.config import TrainConfig
 from xraycomp.remote.session import run_session
 from xraycomp.train import train
 
-# Attach ImageNet weights as a data set and name the file here to begin with more than noise:
-# weights="resnet50-11ad3fa6.pth" (python -m xraycomp.kernel weights nih-resnet50-focal --file ...).
+# To begin with more than noise attach ImageNet weights as a data set, made with
+# python -m xraycomp.kernel weights, and name the file here: weights="resnet50-11ad3fa6.pth".
 MODEL = {"arch": "resnet50", "image_size": 224, "batch_size": 64}
 LOSS = {"loss": "focal", "gamma": 2.0, "alpha": 0.25, "weighted_sampling": False}
 STAGES = "head:0.001:2 layer4:0.0005:2 layer3:0.0002:2 all:0.0001:4"

@@ -5,7 +5,7 @@ from xraycomp.remote.session import run_session
 from xraycomp.train import train
 
 BODY = {"arch": "timm:tf_efficientnet_lite0", "head": (512, 256, 128), "image_size": 224}
-# Published with: python -m xraycomp.kernel weights openi-cnn-codes --file <this file>
+# Published with: python -m xraycomp.kernel weights openi-cnn-codes --weights <this file>
 BODY |= {"weights": "tf_efficientnet_lite0-imagenet.safetensors"}
 # Three augmented passes, half of each mirrored, and classes drawn alike: the few nodules count.
 CODES = {"codes_epochs": 20, "codes_passes": 3, "weighted_sampling": True}

@@ -65,12 +65,13 @@ def test_labelled_rows_are_matched_by_id_in_the_order_of_the_manifest():
             "split": ["val", "val", "train", "val", "val"],
         }
     )
-    table = probability_table(list("aecd"), np.arange(8).reshape(4, 2) / 10, CLASSES)
+    table = probability_table(list("aecd"), np.arange(8).reshape(4, 2) / 10, ("covid", "normal"))
     table = table[["normal", "image", "covid"]]
-    targets, probs = labelled_rows(manifest, "val", table, CLASSES)
+    classes = ("covid", "normal")
+    targets, probs = labelled_rows(manifest, "val", table, classes)
     np.testing.assert_array_equal(targets, [[1, 0], [1, np.nan], [0, 0]])
     np.testing.assert_allclose(probs, [[0.6, 0.7], [0.0, 0.1], [0.2, 0.3]])
-    targets, probs = labelled_rows(manifest, "test", table, CLASSES)
+    targets, probs = labelled_rows(manifest, "test", table, classes)
     assert targets.shape == probs.shape == (0, 2)
     with pytest.raises(UserError, match=r"lack 2 of 3 images of the val split: d, e\. Write them"):
-        labelled_rows(manifest, "val", table[table["image"] == "a"], CLASSES)
+        labelled_rows(manifest, "val", table[table["image"] == "a"], classes)

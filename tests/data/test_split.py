@@ -142,7 +142,9 @@ def test_a_chain_through_an_image_of_the_official_test_list_binds_too():
     copies[40] = 0
     sides = set()
     for seed in range(12):
-        split = split_of(manifest, split="official", val_fraction=0.4, seed=seed, same_side=copies)
+        split = split_of(
+            manifest, split_by="official", val_fraction=0.4, seed=seed, same_side=copies
+        )
         assert split[0] == split[1]
         sides.add(split[0])
     assert sides == {"train", "val"}
@@ -293,12 +295,12 @@ def test_every_finding_is_parted_alike_and_no_patient_stands_on_two_sides():
 
 def test_chexnet_is_70_10_20_and_folds_leave_the_test_part_as_it_is():
     manifest, _ = findings_of(5000)
-    split = many(manifest, split="chexnet")
+    split = many(manifest, split_by="chexnet")
     sizes = [np.mean(split == part) for part in ("train", "val", "test")]
     assert sizes == pytest.approx([0.7, 0.1, 0.2], abs=0.002)
     held = np.zeros(5000)
     for fold in range(4):
-        folded = many(manifest, split="chexnet", folds=4, fold=fold)
+        folded = many(manifest, split_by="chexnet", folds=4, fold=fold)
         assert np.array_equal(folded == "test", split == "test")
         held += folded == "val"
     assert np.array_equal(held, split != "test")
@@ -308,7 +310,7 @@ def test_the_official_test_list_is_kept_and_validation_comes_from_the_others():
     manifest, _ = findings_of(3000)
     listed = manifest["patient"].astype(int).to_numpy() < 250
     manifest["split"] = np.where(listed, "test", "train")
-    split = many(manifest, split="official", val_fraction=0.2)
+    split = many(manifest, split_by="official", val_fraction=0.2)
     assert np.array_equal(split == "test", listed)
     assert np.mean(split[~listed] == "val") == pytest.approx(0.2, abs=0.01)
     assert (pd.Series(split).groupby(manifest["patient"]).nunique() == 1).all()
@@ -323,7 +325,7 @@ def test_patients_on_both_sides_of_an_official_list_are_told(caplog):
     manifest.loc[:9, "split"] = "test"
     patients = manifest["patient"]
     both = set(patients[:10]) & set(patients[10:])
-    many(manifest, split="official")
+    many(manifest, split_by="official")
     assert f"{len(both)} patients have images in the official test list and in" in caplog.text
 
 
@@ -333,9 +335,9 @@ def test_unlabelled_test_images_stay_beside_an_official_or_other_split():
     split = many(manifest)
     assert np.array_equal(split == "test", np.arange(600) >= 590)
     with pytest.raises(UserError, match=r"needs an official test list.*train\.test_list"):
-        many(manifest, split="official")
+        many(manifest, split_by="official")
     with pytest.raises(UserError, match="has test images of its own"):
-        many(manifest, split="chexnet")
+        many(manifest, split_by="chexnet")
     with pytest.raises(UserError, match="has test images of its own"):
         split_of(manifest_of(unequal_labels(200), n_test=7), test_fraction=0.2)
 
@@ -364,8 +366,8 @@ def test_a_test_fraction_that_leaves_nothing_is_refused(fraction):
 
 
 def test_a_test_fraction_beside_a_split_with_its_own_is_refused():
-    with pytest.raises(UserError, match=r"--test-fraction 0\.2 and --split chexnet contradict"):
-        split_of(manifest_of(np.arange(80) % 4), test_fraction=0.2, split="chexnet")
+    with pytest.raises(UserError, match=r"--test-fraction 0\.2 and --split-by chexnet contradict"):
+        split_of(manifest_of(np.arange(80) % 4), test_fraction=0.2, split_by="chexnet")
 
 
 @pytest.mark.parametrize(

@@ -240,17 +240,17 @@ def test_a_run_of_one_process_goes_on_in_two_and_where_one_of_these_is_killed_in
 JOB = """
 import os
 from xraycomp.console.errors import UserError
-from xraycomp.model.distributed import from_main, largest, rank
+from xraycomp.model.distributed import broadcast, all_reduce_max, rank
 
 def refuse(device):
     if rank() == 1:
         raise UserError("The second one cannot go on. Mend it.")
-    from_main(None), largest(0)  # waits for the other
+    broadcast(None), all_reduce_max(0)  # waits for the other
 
 def divide(device):
     if rank() == 0:
         1 / 0
-    largest(0)
+    all_reduce_max(0)
 """
 KERNEL = """
 import signal

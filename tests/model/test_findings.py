@@ -110,7 +110,7 @@ def test_shares_of_several_processes_weigh_by_their_known_labels(
     def gradients(name, part, processes):
         state, _, run = start(name)
         found = []
-        monkeypatch.setattr(engine, "share", lambda n: part)
+        monkeypatch.setattr(engine, "shard", lambda n: part)
         monkeypatch.setattr(engine, "world_size", lambda: processes)
         monkeypatch.setattr(
             engine, "reduce_gradients", lambda all_: found.extend(p.grad.clone() for p in all_)

@@ -181,7 +181,14 @@ def test_a_data_set_of_a_longer_name_is_not_the_attached_one(
     signed_in, folder, change, tmp_path, caplog
 ):
     (tmp_path / "w.pt").write_bytes(b"1")
-    command = ["weights", str(folder), "--dataset", "ada/weights", "--file", str(tmp_path / "w.pt")]
+    command = [
+        "weights",
+        str(folder),
+        "--dataset",
+        "ada/weights",
+        "--weights",
+        str(tmp_path / "w.pt"),
+    ]
     change(dataset_sources=["ada/weights-small"])
     with caplog.at_level("INFO", "xraycomp"):
         main(command)

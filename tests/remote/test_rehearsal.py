@@ -270,7 +270,7 @@ def test_ctrl_c_ends_the_rehearsal_with_its_children(
     folder = make_kernel(SLEEPER.format(pids=str(pids)))
     (tmp_path / "tmp").mkdir()
     process = subprocess.Popen(
-        [sys.executable, "-m", "xraycomp.kernel", "rehearse", str(folder), "--images", "6"],
+        [sys.executable, "-m", "xraycomp.kernel", "rehearse", str(folder), "--train-images", "6"],
         cwd=tmp_path,
         env={**environment, "TMPDIR": str(tmp_path / "tmp")},
         stdout=subprocess.PIPE,

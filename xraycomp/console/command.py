@@ -7,11 +7,11 @@ import logging
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from types import FrameType
 from typing import TypeVar
 
 from xraycomp.console.errors import UserError
 from xraycomp.console.help import HELP_FLAGS, VERBOSE, Help, format_help
+from xraycomp.console.signals import Terminated, raise_terminated
 
 Config = TypeVar("Config")
 
@@ -77,13 +77,13 @@ def run_command(main: Callable[[list[str]], None]) -> None:
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]
     log_to_terminal()
-    previous = signal.signal(signal.SIGTERM, _terminate)
+    previous = signal.signal(signal.SIGTERM, raise_terminated)
     try:
         main(args)
         code = 0
     except KeyboardInterrupt:
         code = _fail("Interrupted.", 130)
-    except _Terminated:
+    except Terminated:
         code = _fail("Terminated.", 128 + signal.SIGTERM)
     except UserError as error:
         if debug:
@@ -96,14 +96,6 @@ def run_command(main: Callable[[list[str]], None]) -> None:
     finally:
         signal.signal(signal.SIGTERM, previous)
     sys.exit(code)
-
-
-class _Terminated(BaseException):
-    """SIGTERM, where nobody waits for it as training does."""
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise _Terminated
 
 
 def _fail(message: str, code: int) -> int:

@@ -36,3 +36,12 @@ class StopRequest:
         if self.signal_number:
             raise KeyboardInterrupt
         self.signal_number = number
+
+
+class Terminated(BaseException):
+    """SIGTERM, where nobody waits for it as training does."""
+
+
+def raise_terminated(number: int, frame: FrameType | None) -> None:
+    """The handler that lets SIGTERM end a process as Ctrl-C does."""
+    raise Terminated

@@ -20,7 +20,7 @@ CHEXNET = {"test_fraction": 0.2, "val_fraction": 0.1}
 class SplitPlan:
     """How the labelled images are parted; results bear what ``describe`` says of it."""
 
-    split: str = "fraction"
+    split_by: str = "fraction"
     """``fraction``, ``official`` (the official test list is the test part) or ``chexnet``."""
     test_fraction: float = 0.0
     val_fraction: float = 0.1
@@ -34,9 +34,9 @@ class SplitPlan:
     @property
     def fractions(self) -> tuple[float, float]:
         """Shares of all labelled images for test and validation (of the others, if official)."""
-        if self.split == "chexnet":
+        if self.split_by == "chexnet":
             return CHEXNET["test_fraction"], CHEXNET["val_fraction"]
-        return (0.0 if self.split == "official" else self.test_fraction), self.val_fraction
+        return (0.0 if self.split_by == "official" else self.test_fraction), self.val_fraction
 
     def check(self) -> None:
         """Raise ``UserError`` for values outside their range."""
@@ -50,11 +50,11 @@ class SplitPlan:
                 f"--test-fraction is {test}; it must be at least 0 and leave images for training "
                 "beside --val-fraction."
             )
-        if self.split != "fraction" and self.test_fraction:
+        if self.split_by != "fraction" and self.test_fraction:
             raise UserError(
-                f"--test-fraction {self.test_fraction} and --split {self.split} contradict each "
-                "other, since that has a test part of its own. Choose --test-fraction 0 or --split "
-                "fraction."
+                f"--test-fraction {self.test_fraction} and --split-by {self.split_by} contradict "
+                "each other, since that has a test part of its own. Choose --test-fraction 0 or "
+                "--split-by fraction."
             )
 
     def describe(self, part: str, manifest: pd.DataFrame) -> str:
@@ -67,17 +67,17 @@ class SplitPlan:
             return f"training split (seen in training){found}"
         if part not in ("val", "test"):
             return f"{part} split"
-        if part == "test" and self.split == "official":
+        if part == "test" and self.split_by == "official":
             return f"official test split{found}"
         test, val = self.fractions
         name = "test split" if part == "test" else "validation split"
-        if self.split == "official":
+        if self.split_by == "official":
             name += " of the official training list"
         by = "by patient" if manifest["patient"].ne("").any() else "by image"
         share = f"{100 * (test if part == 'test' else val):g} %"
         if self.folds and part == "val":
             share = f"fold {self.fold} of {self.folds}"
-        paper = " as in CheXNet (70/10/20)" if self.split == "chexnet" else ""
+        paper = " as in CheXNet (70/10/20)" if self.split_by == "chexnet" else ""
         return f"{name}, {by}, {share}{paper}, seed {self.seed}{found}"
 
 
@@ -167,17 +167,18 @@ def split_manifest(
     known = is_labelled(list(manifest["label"]))
     listed = known & (split == "test")
     test_fraction, val_fraction = plan.fractions
-    if plan.split == "official" and not listed.any():
+    if plan.split_by == "official" and not listed.any():
         raise UserError(
-            "--split official needs an official test list, and this competition has none. Choose "
-            "another --split, or name the list as train.test_list in the competition's TOML."
+            "--split-by official needs an official test list, and this competition has none. "
+            "Choose another --split-by, or name the list as train.test_list in the competition's "
+            "TOML."
         )
     if test_fraction and (~known & (split == "test")).any():
         raise UserError(
             "This competition has test images of its own, so there can be no test part of the "
-            "labelled ones. Leave out --test-fraction, and choose --split fraction."
+            "labelled ones. Leave out --test-fraction, and choose --split-by fraction."
         )
-    if plan.split != "official":
+    if plan.split_by != "official":
         split[listed] = "train"
     elif shared := set(manifest["patient"][split == "test"]) & set(
         manifest["patient"][split == "train"]

@@ -107,7 +107,7 @@ class TrainConfig:
     """Stop after this many epochs without a better score; 0 never does."""
     monitor: Literal["val_macro_f1", "val_auroc", "val_accuracy", "val_loss"] = "val_macro_f1"
     """The score that chooses the best epoch."""
-    thresholds: Literal["f1", "youden"] = "f1"
+    threshold_criterion: Literal["f1", "youden"] = "f1"
     """How it is chosen on validation from which probability on a finding is called: best F1, or
     best sensitivity + specificity (Youden)."""
 
@@ -136,7 +136,7 @@ class TrainConfig:
     """Leave out images without any finding (multilabel)."""
     min_count: int = 0
     """Leave out findings with fewer labelled images (multilabel)."""
-    split: Literal["fraction", "official", "chexnet"] = "fraction"
+    split_by: Literal["fraction", "official", "chexnet"] = "fraction"
     """fraction, official or chexnet: how the labelled images are parted; by --test-fraction and
     --val-fraction, by the official test list (with --val-fraction of the others), or 70/10/20 as
     CheXNet. By patient always."""
@@ -189,10 +189,11 @@ class TrainConfig:
         self._check("margin", 0 <= self.margin < 1, "at least 0 and below 1")
         self._check("alpha", 0 <= self.alpha <= 1, "from 0 to 1")
         self._check("max_weight", self.max_weight > 0, "more than 0")
-        for name in ("optimizer", "schedule", "monitor", "loss", "split", "pool", "thresholds"):
-            choices = get_args(type(self).__annotations__[name])
-            named = ", ".join(filter(None, choices))
-            self._check(name, getattr(self, name) in choices, f"one of {named}")
+        for item in fields(self):
+            if get_origin(item.type) is Literal:
+                choices = get_args(item.type)
+                named = ", ".join(filter(None, choices))
+                self._check(item.name, getattr(self, item.name) in choices, f"one of {named}")
         self._check("erasing", 0 <= self.erasing <= 1, "a probability from 0 to 1")
         self._check("seed", self.seed >= 0, "0 or more")
         if self.name is not None:
@@ -289,12 +290,12 @@ class TrainConfig:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Read the fields back from what ``to_json`` gave."""
-        paths = {"data", "resume", "data_dir", "runs_dir", "submissions_dir"}
-        fields: dict[str, Any] = {
+        paths = {item.name for item in fields(cls) if Path in _kinds(item.type)}
+        given: dict[str, Any] = {
             name: Path(value) if name in paths and value is not None else value
             for name, value in values.items()
         }
-        return cls(**fields)
+        return cls(**given)
 
 
 def _kinds(annotation: Any) -> tuple[type, ...]:

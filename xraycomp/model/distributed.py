@@ -128,7 +128,7 @@ def share_batch_norm(model: nn.Module) -> None:
         model.add_module(name, convert(child))
 
 
-def share(n_images: int) -> slice:
+def shard(n_images: int) -> slice:
     """This process's part of a batch of ``n_images``, a multiple of the number of processes."""
     part = n_images // world_size()
     return slice(rank() * part, (rank() + 1) * part)
@@ -153,13 +153,13 @@ def reduce_gradients(parameters: Iterable[nn.Parameter]) -> None:
     if world_size() == 1:
         return
     gradients = [p.grad for p in parameters if p.grad is not None]
-    flat = mean_over_processes(torch.cat([gradient.flatten() for gradient in gradients]))
+    flat = all_reduce_mean(torch.cat([gradient.flatten() for gradient in gradients]))
     parts = torch.split(flat, [gradient.numel() for gradient in gradients])
     for gradient, part in zip(gradients, parts, strict=True):
         gradient.copy_(part.view_as(gradient))
 
 
-def mean_over_processes(values: Tensor) -> Tensor:
+def all_reduce_mean(values: Tensor) -> Tensor:
     """The mean of each value over the processes, the same bits in all; may overwrite ``values``."""
     if world_size() == 1:
         return values
@@ -168,7 +168,7 @@ def mean_over_processes(values: Tensor) -> Tensor:
     return values.div_(world_size())
 
 
-def largest(value: int) -> int:
+def all_reduce_max(value: int) -> int:
     """The largest ``value`` of all processes, known to all: they decide together or wait for ever.
 
     Over the CPU, so that no GPU is made to wait.
@@ -181,7 +181,7 @@ def largest(value: int) -> int:
     return int(agreed)
 
 
-def from_main(value: Value) -> Value:
+def broadcast(value: Value) -> Value:
     """The main process's ``value``, for which the others wait."""
     if world_size() == 1:
         return value

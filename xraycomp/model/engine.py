@@ -20,13 +20,13 @@ from xraycomp.model.config import TrainConfig
 from xraycomp.model.deadline import NO_DEADLINE, Deadline
 from xraycomp.model.device import autocast_dtype
 from xraycomp.model.distributed import (
-    from_main,
+    all_reduce_max,
+    all_reduce_mean,
+    broadcast,
     is_main,
-    largest,
-    mean_over_processes,
     reduce_gradients,
     seed_share,
-    share,
+    shard,
     world_size,
 )
 from xraycomp.model.freezing import train_from
@@ -85,7 +85,7 @@ def fit(
             where = f"in epoch {state.epoch + 1} after {state.progress.step} steps"
             where = f"after epoch {state.epoch}" if whole else where
             # Also waits until the main process has saved.
-            if number := largest(stop.signal_number):
+            if number := all_reduce_max(stop.signal_number):
                 raise Stopped(f"Stopped {where}.", number)
             if not whole:
                 log.info("Time limit reached %s.", where)
@@ -135,7 +135,6 @@ class Loop:
         order = epoch_order(len(self.train), self.weights, self.config.seed, state.epoch)
         began, already = time.monotonic(), progress.seconds
         pending: list[Tensor] = []
-        state.model.train()
         train_from(state.model.body, self.stages[state.stage].layers)
         with tqdm(
             total=state.steps * self.images_per_step,
@@ -150,7 +149,7 @@ class Loop:
                 progress.step += 1
                 progress.seconds = already + time.monotonic() - began
                 bar.update(self.images_per_step)
-                stopping = bool(largest(bool(stop.signal_number) or self._time_is_up()))
+                stopping = bool(all_reduce_max(bool(stop.signal_number) or self._time_is_up()))
                 last = progress.step == state.steps
                 if stopping or last or len(pending) == _STEPS_BETWEEN_CHECKS:
                     self._check_losses(pending)
@@ -178,20 +177,21 @@ class Loop:
         labels = max(int(self.known[positions].sum()), 1) / world_size()
         for part, batch in enumerate(whole_batches(positions, config.batch_size)):
             began = time.monotonic()
+            # (batch, side, side) uint8, or codes: (batch, n_features) float32
             block = torch.from_numpy(self.train.cache.gather(self.train.rows[batch]))
             block = block.to(self.device, non_blocking=True)
             state.progress.data_seconds += time.monotonic() - began
             # Seeded by its place in the run: a resumed run draws what an uninterrupted one does.
             generator = np.random.default_rng([config.seed, state.epoch, state.progress.step, part])
             images = prepare(block, config, state.model.mean, state.model.std, generator)
-            targets = self.targets[torch.from_numpy(batch).to(self.device)]
+            targets = self.targets[torch.from_numpy(batch).to(self.device)]  # (batch, n_classes)
             if config.mixup:
                 images, targets = mix(images, targets, config.mixup, generator)
-            mine = share(len(batch))
+            mine = shard(len(batch))
             images, targets = images[mine], targets[mine]
             images = images.contiguous(memory_format=torch.channels_last)
             with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-                logits = state.model(images)
+                logits = state.model(images)  # (share of the batch, n_classes)
             weight = float(self.known[batch[mine]].sum() / labels)
             loss = self.losses[state.stage](logits, targets) * weight
             state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -209,7 +209,7 @@ class Loop:
         return torch.stack(losses).sum()
 
     def _check_losses(self, pending: list[Tensor]) -> None:
-        for loss in mean_over_processes(torch.stack(pending)).tolist():
+        for loss in all_reduce_mean(torch.stack(pending)).tolist():
             self._check_loss(loss)
             self.state.progress.loss_sum += loss
         pending.clear()
@@ -241,13 +241,13 @@ class Loop:
         if is_main():
             self.judge_epoch()
         # All have to know when there was no better score for too long.
-        state.best, state.best_epoch = from_main((state.best, state.best_epoch))
+        state.best, state.best_epoch = broadcast((state.best, state.best_epoch))
         state.epoch += 1
         state.progress = Progress()
         # Each stage has a new beginning to become better from.
         since = state.epoch - max(state.best_epoch, state.stage_start - 1)
         early = bool(config.patience) and since > config.patience
-        if state.epoch - state.stage_start == self.stages[state.stage].epochs:
+        if state.epoch - state.stage_start >= self.stages[state.stage].epochs:
             next_stage(state, config)
         elif early:
             last = state.stage + 1 == len(self.stages)

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import ModuleType
 from typing import Any, NoReturn
 
 from torch.multiprocessing.spawn import ProcessExitedException, spawn
@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from xraycomp.console.command import log_to_terminal
 from xraycomp.console.errors import UserError
-from xraycomp.console.signals import StopRequest
+from xraycomp.console.signals import StopRequest, Terminated, raise_terminated
 from xraycomp.model.distributed import LostPeerError, is_main, process_group
 
 logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # what failed is raised
@@ -108,7 +108,7 @@ def _work(number: int, job: _Job) -> None:
     """The whole life of a new process; ends it at once where something goes wrong."""
     # A terminal sends Ctrl-C to its whole group: the launcher alone must get it, and passes it on.
     os.setpgrp()
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, raise_terminated)
     # tqdm's own lock is a semaphore, which a process that ends at once leaves behind.
     tqdm.set_lock(threading.RLock())
     try:
@@ -119,7 +119,7 @@ def _work(number: int, job: _Job) -> None:
             elif job.shows_log:
                 log_to_terminal()
             function(device, *job.arguments)
-    except (KeyboardInterrupt, _Terminated):
+    except (KeyboardInterrupt, Terminated):
         _end()
     except LostPeerError as error:
         # The launcher ends this process as soon as it has seen which one died, and of what.
@@ -129,14 +129,6 @@ def _work(number: int, job: _Job) -> None:
     except Exception as error:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the end is near without it
         _leave(error, job.folder / f"{number}.error")
-
-
-class _Terminated(BaseException):
-    """SIGTERM, where nobody waits for it as training does."""
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise _Terminated
 
 
 def _leave(error: Exception, path: Path) -> NoReturn:
