@@ -9,8 +9,9 @@ from torch import nn
 
 from xraycomp.console.errors import UserError
 from xraycomp.model.body import count_codes
+from xraycomp.model.libraries import INCEPTIONS
 from xraycomp.model.pooling import AttentionPool, attention_map, create_pool
-from xraycomp.model.zoo import INCEPTIONS, check_input_size, create_model
+from xraycomp.model.zoo import check_input_size, create_model
 
 # Architecture, smallest side, features of its last map, codes that enter its head.
 SMALL = [

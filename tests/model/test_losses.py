@@ -1,5 +1,8 @@
 """Losses against plain arithmetic and scikit-learn."""
 
+import dataclasses
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +13,7 @@ from torchvision.ops import sigmoid_focal_loss
 from xraycomp.console.errors import UserError
 from xraycomp.model.config import TrainConfig
 from xraycomp.model.losses import (
+    LOSSES,
     asymmetric,
     bce,
     check_losses,
@@ -300,3 +304,9 @@ def test_the_validation_loss_equals_scikit_learn_over_the_known_labels():
     labels, probs = rng.integers(0, 3, 20), rng.dirichlet(np.ones(3), 20)
     wanted = sklearn_log_loss(labels, probs)
     assert log_loss(np.eye(3)[labels], probs, "softmax") == pytest.approx(wanted)
+
+
+def test_every_loss_can_be_chosen_by_its_flag():
+    (annotation,) = (item.type for item in dataclasses.fields(TrainConfig) if item.name == "loss")
+    made = {name for fitting in LOSSES.values() for name in fitting}
+    assert set(get_args(annotation)) == made | {"auto"}

@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from xraycomp.console.errors import UserError
+from xraycomp.model.libraries import INCEPTIONS
 from xraycomp.model.stem import GrayModel, fold_stem, gray_mix
 from xraycomp.model.weights import bare_names
-from xraycomp.model.zoo import INCEPTIONS, check_input_size, create_model
+from xraycomp.model.zoo import check_input_size, create_model
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)

@@ -19,12 +19,6 @@ from xraycomp.model.config import TrainConfig
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Logits and targets, both (batch, n_classes), to their mean loss."""
 
-FITTING = {
-    "softmax": ("cross_entropy", "focal"),
-    "sigmoid": ("bce", "weighted_bce", "focal", "asymmetric"),
-}
-"""The losses for each kind of probability; the first is what ``auto`` means."""
-
 _SMALLEST = 1e-8  # powers below 1 have no finite slope at 0
 
 
@@ -35,10 +29,10 @@ def check_losses(config: TrainConfig, activation: str) -> None:
     """
     kind = "one class an image" if activation == "softmax" else "findings that may occur together"
     for stage in config.training_stages():
-        if stage.loss != "auto" and stage.loss not in FITTING[activation]:
+        if stage.loss != "auto" and stage.loss not in LOSSES[activation]:
             raise UserError(
                 f"--loss {stage.loss} does not fit this competition, which has {kind}. Use "
-                f"{' or '.join(FITTING[activation])}."
+                f"{' or '.join(LOSSES[activation])}."
             )
     if config.class_weights and activation == "sigmoid":
         raise UserError(
@@ -52,28 +46,9 @@ def create_loss(name: str, config: TrainConfig, targets: Tensor, activation: str
     ``targets``, of shape (n_images, n_classes), are those of the training split, from which alone
     the weights of classes and findings come.
     """
-    name = FITTING[activation][0] if name == "auto" else name
-    if activation == "softmax":
-        class_weights = (
-            inverse_frequency_weights(targets.sum(dim=0)) if config.class_weights else None
-        )
-        gamma = config.gamma if name == "focal" else 0.0
-        return lambda logits, soft: cross_entropy(
-            logits, soft, config.label_smoothing, class_weights, gamma
-        )
-    losses: dict[str, Loss] = {
-        "bce": bce,
-        "focal": lambda logits, soft: focal(logits, soft, config.alpha, config.gamma),
-        "asymmetric": lambda logits, soft: asymmetric(
-            logits, soft, config.gamma_neg, config.gamma_pos, config.margin
-        ),
-    }
-    if name == "weighted_bce":
-        weights = prevalence_weights(targets, config.max_weight)
-        losses[name] = lambda logits, soft: bce(logits, soft, *weights)
-    loss, smoothing = losses[name], config.label_smoothing
-    # Half of what is taken from a label goes to each of its two sides.
-    return lambda logits, soft: loss(logits, soft * (1 - smoothing) + smoothing / 2)
+    fitting = LOSSES[activation]
+    make = fitting[next(iter(fitting)) if name == "auto" else name]
+    return make(config, targets)
 
 
 def cross_entropy(
@@ -182,6 +157,44 @@ def prevalence_weights(targets: Tensor, largest: float) -> tuple[Tensor, Tensor]
         for count in (present, known - present)
     )
     return pos_weight, neg_weight
+
+
+def _single(config: TrainConfig, targets: Tensor, gamma: float) -> Loss:
+    weights = inverse_frequency_weights(targets.sum(dim=0)) if config.class_weights else None
+    return lambda logits, soft: cross_entropy(logits, soft, config.label_smoothing, weights, gamma)
+
+
+def _findings(config: TrainConfig, loss: Loss) -> Loss:
+    # Half of what is taken from a label goes to each of its two sides.
+    share = config.label_smoothing
+    return lambda logits, soft: loss(logits, soft * (1 - share) + share / 2)
+
+
+def _weighted_bce(config: TrainConfig, targets: Tensor) -> Loss:
+    weights = prevalence_weights(targets, config.max_weight)
+    return _findings(config, lambda logits, soft: bce(logits, soft, *weights))
+
+
+LOSSES: dict[str, dict[str, Callable[[TrainConfig, Tensor], Loss]]] = {
+    "softmax": {
+        "cross_entropy": lambda config, targets: _single(config, targets, 0.0),
+        "focal": lambda config, targets: _single(config, targets, config.gamma),
+    },
+    "sigmoid": {
+        "bce": lambda config, targets: _findings(config, bce),
+        "weighted_bce": _weighted_bce,
+        "focal": lambda config, targets: _findings(
+            config, lambda logits, soft: focal(logits, soft, config.alpha, config.gamma)
+        ),
+        "asymmetric": lambda config, targets: _findings(
+            config,
+            lambda logits, soft: asymmetric(
+                logits, soft, config.gamma_neg, config.gamma_pos, config.margin
+            ),
+        ),
+    },
+}
+"""What makes each loss, by the kind of probability that it is for; the first is ``auto``."""
 
 
 def log_loss(targets: NDArray[np.float32], probs: NDArray[np.float64], activation: str) -> float:
