@@ -97,6 +97,8 @@ def test_one_class_an_image_has_a_confusion_matrix(tmp_path, caplog):
         ([], "Say what to judge: --run RUN, or --predictions"),
         (["--labels", "L.csv"], "Say what to judge"),
         (["--run", "r", "--labels", "L.csv"], "not both"),
+        (["--run", "r", "--metric", "log_loss"], "--metric would do nothing beside --run"),
+        (["--predictions", "P.csv", "--labels", "L.csv", "--split", "test"], "--split would do no"),
         (["--predictions", "P.csv", "--labels", "gone.csv"], "There is no label table gone.csv"),
         (["--predictions", "P.csv", "--labels", "L.csv", "--classes", "Rib"], "no column for Rib"),
         (

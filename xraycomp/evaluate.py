@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from xraycomp.console.command import parse_flags, run_command
+from xraycomp.console.command import parse_flags, refuse_flags, run_command
 from xraycomp.console.errors import UserError
 from xraycomp.console.help import Help
 from xraycomp.data.competition import Competition, Labelled
@@ -37,6 +37,12 @@ HELP = Help(
         "Images": "image_list split_name",
     },
 )
+
+_FOR_TABLES = {
+    *("image_list", "split_name", "columns", "classes", "label_column", "prediction_id"),
+    *("label_id", "separator", "none", "task", "metric"),
+}
+"""Flags that say how to read tables, of which a run knows everything."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +114,10 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     if config.run is not None and config.labels is not None:
         raise UserError("Give --run, which has its labels, or --labels, not both.")
     if config.run is not None:
+        refuse_flags(config, _FOR_TABLES, "--run, which settles that")
         given = _read_run(config, RunFolder.open(config.run))
     elif config.labels is not None and config.predictions is not None:
+        refuse_flags(config, {"split"}, "--labels")
         given = _read_tables(config, config.predictions, config.labels)
     else:
         raise UserError("Say what to judge: --run RUN, or --predictions P.csv --labels L.csv.")

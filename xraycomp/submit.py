@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from xraycomp.console.command import parse_flags, run_command
+from xraycomp.console.command import parse_flags, refuse_flags, run_command
 from xraycomp.console.errors import UserError
 from xraycomp.console.help import Help
 from xraycomp.data.files import read_table
@@ -106,7 +106,7 @@ def submit(config: SubmitConfig) -> Path:
     ledger = (folder or Path("submissions")) / "ledger.csv"
     if config.sync or config.list:
         asked = " and ".join(f"--{name}" for name in ("sync", "list") if getattr(config, name))
-        _refuse(config, {field.name for field in fields(config)} - _FOR_LEDGER, asked)
+        refuse_flags(config, {field.name for field in fields(config)} - _FOR_LEDGER, asked)
         competition = config.competition or (run.competition().slug if run else None)
         if config.sync:
             _sync(competition, ledger, config.runs_dir)
@@ -114,7 +114,7 @@ def submit(config: SubmitConfig) -> Path:
             _list(competition, ledger)
         return ledger
     if config.kernel:
-        _refuse(config, {"predictions", "check", "output"}, "--kernel")
+        refuse_flags(config, {"predictions", "check", "output"}, "--kernel")
         draft = _kernel_draft(config, run)
         if not (config.send or config.dry_run):
             raise UserError(f"Nothing was sent: {draft.content} is submitted with --send.")
@@ -124,27 +124,13 @@ def submit(config: SubmitConfig) -> Path:
         raise UserError(
             f"Say what to submit with --run runs/NAME, or use --list or --sync. See {PROG} --help."
         )
-    _refuse(config, {"kernel_version", "kernel_file"}, "--run without --kernel")
+    refuse_flags(config, {"kernel_version", "kernel_file"}, "--run without --kernel")
     if config.check:
-        _refuse(config, {"predictions", "output"}, "--check")
+        refuse_flags(config, {"predictions", "output"}, "--check")
     path = _checked_file(config, run, ledger.parent)
     if config.send or config.dry_run:
         _send(config, _file_draft(config, run, path), ledger)
     return path
-
-
-def _refuse(config: SubmitConfig, names: set[str], beside: str) -> None:
-    """Raise ``UserError`` for flags of these names, which would silently be left undone."""
-    given = [
-        f"--{'no-' if getattr(config, field.name) is False else ''}{field.name.replace('_', '-')}"
-        for field in fields(config)
-        if field.name in names and getattr(config, field.name) != field.default
-    ]
-    if given:
-        raise UserError(
-            f"{', '.join(given)} would do nothing beside {beside}. Leave "
-            f"{'it' if len(given) == 1 else 'them'} out, or give two commands."
-        )
 
 
 def _checked_file(config: SubmitConfig, run: RunFolder, folder: Path) -> Path:

@@ -7,7 +7,9 @@ import logging
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from dataclasses import fields
+from difflib import get_close_matches
+from typing import Any, TypeVar
 
 from xraycomp.console.errors import UserError
 from xraycomp.console.help import HELP_FLAGS, VERBOSE, Help, format_help
@@ -50,9 +52,39 @@ def parse_flags(
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        error = UserError(f"{_first_sentence(said.getvalue())} See {prog} --help.")
+        sentence = _unknown_flag(config_type, args) or _first_sentence(said.getvalue())
+        if sentence.startswith("Missing from"):
+            sentence = f"Something is missing. Call it as in: {prog} {help.examples[0]}."
+        error = UserError(f"{sentence} See {prog} --help.")
         error.exit_code = 2
         raise error from None
+
+
+def _unknown_flag(config_type: Any, args: Sequence[str]) -> str:
+    """A sentence on the first flag that there is not, with one that is like it; else empty."""
+    names = [item.name.replace("_", "-") for item in fields(config_type)]
+    known = [*(f"--{name}" for name in names), *(f"--no-{name}" for name in names), "--help"]
+    for arg in args:
+        flag = arg.partition("=")[0].replace("_", "-")
+        if flag.startswith("--") and flag not in known:
+            close = get_close_matches(flag, known, n=1)
+            return f"There is no flag {flag}{f'; did you mean {close[0]}?' if close else '.'}"
+    return ""
+
+
+def refuse_flags(config: Any, names: set[str], beside: str) -> None:
+    """Raise ``UserError`` where fields of these names are not as they are by default, since such
+    flags would silently be left undone ``beside`` another."""
+    given = [
+        f"--{'no-' if getattr(config, field.name) is False else ''}{field.name.replace('_', '-')}"
+        for field in fields(config)
+        if field.name in names and getattr(config, field.name) != field.default
+    ]
+    if given:
+        raise UserError(
+            f"{', '.join(given)} would do nothing beside {beside}. Leave "
+            f"{'it' if len(given) == 1 else 'them'} out, or give two commands."
+        )
 
 
 def _first_sentence(box: str) -> str:
