@@ -28,5 +28,6 @@ def test_a_wrong_flag_says_what_was_meant(command, args, said):
 def test_a_flag_that_would_do_nothing_is_refused_and_its_default_is_none():
     config = evaluate.EvaluateConfig(intervals=False, split="test")
     refuse_flags(config, {"metric", "columns"}, "--run")
-    with pytest.raises(UserError, match=r"^--split, --no-intervals would do nothing beside --run\."):
+    said = r"^--split, --no-intervals would do nothing beside --run\."
+    with pytest.raises(UserError, match=said):
         refuse_flags(config, {"split", "intervals"}, "--run")
