@@ -6,7 +6,7 @@ from xraycomp.console.errors import UserError
 
 
 def choose_device(name: str) -> torch.device:
-    """``auto`` is the first GPU if there is one that works, else the CPU.
+    """The device of that name; ``auto`` is ``cuda`` where there is a GPU, else the CPU.
 
     Raises ``UserError`` for a device that is not there.
     """
