@@ -145,7 +145,7 @@ def _read_run(config: EvaluateConfig, run: RunFolder) -> Evidence:
     thresholds: Thresholds | Criterion | None = run.config().threshold_criterion
     if config.thresholds or split != "val":
         thresholds = _read_thresholds(config.thresholds or run.path, competition)
-    judged_on = run.config().split_plan.describe(split, manifest)
+    judged_on = run.config().split_plan().describe(split, manifest)
     return Evidence(competition, targets, probs, judged_on, thresholds, folder or run.path)
 
 
