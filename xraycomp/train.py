@@ -270,7 +270,7 @@ def _finish(job: Job, device: torch.device) -> None:
     """Predict with the best weights, judge what is labelled, submit the test set."""
     config, run, dataset = job.config, job.run, job.dataset
     competition = job.source.competition
-    model = load_best(run).to(device).to(memory_format=torch.channels_last)
+    model = load_best(run, device)
     files = ["config.json"]
     thresholds: Thresholds | Criterion | None = config.threshold_criterion
     for split, folder in (("val", run.path), ("test", run.path / "test")):

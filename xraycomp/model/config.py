@@ -230,6 +230,11 @@ class TrainConfig:
         """Side of the cached images in pixels: what evaluation resizes to before its crop."""
         return self.resize_size or round(self.image_size * 8 / 7)
 
+    @property
+    def judging_batch_size(self) -> int:
+        """Images at a time where nothing is learned: more than that gains little."""
+        return max(self.batch_size, 32)
+
     def training_stages(self) -> tuple[Stage, ...]:
         """The stages in their order, at least one: without --stages the whole network is one."""
         whole = Stage(ALL, self.lr, self.epochs, self.loss)
