@@ -134,7 +134,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
 
 def _read_run(config: EvaluateConfig, run: RunFolder) -> Evidence:
     competition, manifest, split = run.competition(), run.manifest(), config.split
-    if not is_labelled(list(manifest["label"][manifest["split"] == split])).any():
+    if not is_labelled(manifest["label"][manifest["split"] == split]).any():
         raise UserError(f"{run.path} has no labelled split {split!r}. Choose val or train.")
     path = config.predictions or run.predictions_path(split)
     table = read_predictions(path, competition.classes)

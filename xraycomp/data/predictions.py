@@ -11,6 +11,9 @@ from xraycomp.data.files import check_columns, read_table
 from xraycomp.data.labels import encode_targets
 
 ID = "image"
+SUM_TOLERANCE = 0.01
+"""How far from 1 the probabilities of one image may add up: wide enough for float16 and for rounded
+digits, too narrow for logits."""
 
 
 def probability_table(
@@ -82,7 +85,7 @@ def labelled_rows(
     Raises ``UserError`` where the table lacks some of these images.
     """
     rows = manifest[manifest["split"] == split]
-    targets = encode_targets(list(rows["label"]), classes)
+    targets = encode_targets(rows["label"], classes)
     known = np.flatnonzero(~np.isnan(targets).all(axis=1))
     images = rows["image"].iloc[known]
     places = pd.Index(table[ID]).get_indexer(pd.Index(images))

@@ -165,7 +165,7 @@ def split_manifest(
     official list, and classes that are too small to stand in each split.
     """
     split = manifest["split"].to_numpy(dtype=object).copy()
-    known = is_labelled(list(manifest["label"]))
+    known = is_labelled(manifest["label"])
     listed = known & (split == "test")
     test_fraction, val_fraction = plan.fractions
     if plan.split_by == "official" and not listed.any():
@@ -189,7 +189,7 @@ def split_manifest(
             f"{len(shared):,}",
         )
     rows = np.flatnonzero(split == "train")
-    targets = encode_targets(list(manifest["label"].iloc[rows]), classes)
+    targets = encode_targets(manifest["label"].iloc[rows], classes)
     groups = _groups(manifest["patient"].to_numpy(dtype=object), same_side)[rows]
     _check_sizes(targets, groups, classes, (plan.folds or 2) + (test_fraction > 0))
     if test_fraction:
