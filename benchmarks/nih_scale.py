@@ -5,7 +5,7 @@
 Draws films that all differ, in the NIH's own layout (twelve folders, Data_Entry_2017.csv,
 patients, official lists; labels as often as the NIH's), then runs each part at an eighth, a half
 and all of the size, each size in a process of its own: manifest, cache, leak check, split,
-sampler, an epoch of gathers, metrics of the test part. Prints seconds, how the time grows with the
+sampler, an epoch of gathers, metrics of the test split. Prints seconds, how the time grows with the
 number of images (the exponent of a power law between the two larger sizes: 1 is proportional) and
 peak memory. Writes benchmarks/results/.
 """

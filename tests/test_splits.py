@@ -1,4 +1,4 @@
-"""A labelled test part: from the flags to the run's manifest, metrics and predictions."""
+"""A labelled test split: from the flags to the run's manifest, metrics and predictions."""
 
 import json
 from pathlib import Path

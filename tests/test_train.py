@@ -151,6 +151,7 @@ def trained(desk):
         "train",
         *("--competition", "competition.toml", "--data", "films.zip", "--name", "first"),
         *("--val-fraction", "0.2", "--device", "cpu"),
+        *("--resize-size", "37"),  # enough for the recipe's images, not for the usual ones
         home=desk / "home",
         cwd=desk,
     )
@@ -216,7 +217,7 @@ def test_the_table_of_epochs_has_the_columns_of_the_design(run):
 def test_the_recipe_was_used_and_flags_go_over_it(run):
     config = json.loads((run / "config.json").read_text())
     assert (config["epochs"], config["batch_size"], config["lr"]) == (6, 16, 0.05)
-    assert config["val_fraction"] == 0.2
+    assert (config["val_fraction"], config["resize_size"]) == (0.2, 37)
 
 
 def val_of(run):

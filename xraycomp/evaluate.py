@@ -142,7 +142,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
 
 def _read_run(config: EvaluateConfig, run: RunFolder) -> Evidence:
     competition, manifest, split = run.competition(), run.manifest(), config.split
-    if not is_labelled(list(manifest["label"][manifest["split"] == split])).any():
+    if not is_labelled(manifest["label"][manifest["split"] == split]).any():
         raise UserError(f"{run.path} has no labelled split {split!r}. Choose val or train.")
     path = config.predictions or run.predictions_path(split)
     table = read_predictions(path, competition.classes)
@@ -153,7 +153,7 @@ def _read_run(config: EvaluateConfig, run: RunFolder) -> Evidence:
     thresholds: Thresholds | Criterion | None = run.config().threshold_criterion
     if config.thresholds or split != "val":
         thresholds = _read_thresholds(config.thresholds or run.path, competition)
-    judged_on = run.config().split_plan.describe(split, manifest)
+    judged_on = run.config().split_plan().describe(split, manifest)
     return Evidence(competition, targets, probs, judged_on, thresholds, folder or run.path)
 
 

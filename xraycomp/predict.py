@@ -154,7 +154,7 @@ def _predict_run(
         raise UserError(
             f"None of the images at {source.root} decodes, so there is nothing to predict."
         )
-    model = load_best(run).to(device).to(memory_format=torch.channels_last)
+    model = load_best(run, device)
     return predict_split(
         model, dataset, split, trained, batch_size=config.batch_size, tta=config.tta
     )

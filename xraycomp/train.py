@@ -94,7 +94,7 @@ def train(config: TrainConfig) -> RunFolder:
     deadline = deadline_in(config.time_limit)
     device = choose_device(config.device)
     processes = count_processes(config.devices, device, config.batch_size)
-    job, model = _reopen(config, config.resume) if config.resume else _begin(config)
+    job, model = (_reopen(config, config.resume), None) if config.resume else _begin(config)
     config, run, dataset = job.config, job.run, job.dataset
     to_predict = len(dataset.ids("val")) + len(dataset.ids("test"))
     deadline = replace(deadline, images_after=to_predict * (1 + config.tta))
@@ -112,14 +112,14 @@ def train(config: TrainConfig) -> RunFolder:
     return run
 
 
-def _reopen(config: TrainConfig, path: Path) -> tuple[Job, None]:
+def _reopen(config: TrainConfig, path: Path) -> Job:
     """The run at ``path``, to go on with."""
     run = RunFolder.open(path)
     config.check_resumed(run.config(), str(path))
     competition = run.competition()
     _fetch_missing(competition, config)
     source = open_source(competition, config.data, config.data_dir)
-    return Job(config, run, source, _load(run.manifest(), source, config)), None
+    return Job(config, run, source, _load(run.manifest(), source, config))
 
 
 def _begin(config: TrainConfig) -> tuple[Job, GrayModel]:
@@ -151,7 +151,7 @@ def _begin(config: TrainConfig) -> tuple[Job, GrayModel]:
     copies = find_copies(dataset.cache)
     groups = copy_groups(copies, len(dataset.manifest)) if config.keep_duplicates_together else None
     split = split_manifest(
-        dataset.manifest, competition.classes, config.split_plan, same_side=groups
+        dataset.manifest, competition.classes, config.split_plan(), same_side=groups
     )
     dataset = replace(dataset, manifest=dataset.manifest.assign(split=split))
     count_steps(len(dataset.ids("train")), config)
@@ -270,7 +270,7 @@ def _finish(job: Job, device: torch.device) -> None:
     """Predict with the best weights, judge what is labelled, submit the test set."""
     config, run, dataset = job.config, job.run, job.dataset
     competition = job.source.competition
-    model = load_best(run).to(device).to(memory_format=torch.channels_last)
+    model = load_best(run, device)
     files = ["config.json"]
     thresholds: Thresholds | Criterion | None = config.threshold_criterion
     for split, folder in (("val", run.path), ("test", run.path / "test")):
@@ -282,7 +282,7 @@ def _finish(job: Job, device: torch.device) -> None:
         targets, probs = labelled_rows(dataset.manifest, split, table, competition.classes)
         if not len(targets):
             continue
-        judged_on = config.split_plan.describe(split, dataset.manifest)
+        judged_on = config.split_plan().describe(split, dataset.manifest)
         results = write_results(
             folder, competition, targets, probs, judged_on, thresholds=thresholds
         )
@@ -305,8 +305,17 @@ def main(args: Sequence[str]) -> None:
     """Read the flags over what they start from, which some of them name, and train."""
     # A recipe's defaults are for --help to show too, so it is answered once that is known.
     given = [arg for arg in args if arg not in HELP_FLAGS]
-    config = parse_flags(TrainConfig, given or args, prog=PROG, help=HELP)
-    train(parse_flags(TrainConfig, args, prog=PROG, help=HELP, default=_defaults(config)))
+    default = None
+    if given or not args:
+        default = _defaults(parse_flags(_Unchecked, given, prog=PROG, help=HELP))
+    train(parse_flags(TrainConfig, args, prog=PROG, help=HELP, default=default))
+
+
+class _Unchecked(TrainConfig):
+    """Flags that are still without the settings that they start from and have to fit."""
+
+    def __post_init__(self) -> None:
+        pass
 
 
 def _defaults(config: TrainConfig) -> TrainConfig:

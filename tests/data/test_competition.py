@@ -267,7 +267,7 @@ def test_patient_column_and_pattern_together_are_refused():
     ("recipe", "complaint"),
     [
         ({"learning_rate": 0.1}, "unknown key recipe.learning_rate"),
-        ({"batchsize": 8}, "did you mean batch_size"),
+        ({"batchsize": 8}, "did you mean recipe.batch_size"),
         ({"epochs": "3"}, "recipe.epochs is '3' but must be a int"),
         ({"flip": 1}, "recipe.flip is 1 but must be a bool"),
         ({"epochs": True}, "must be a int"),

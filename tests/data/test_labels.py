@@ -48,7 +48,8 @@ def test_none_of_the_classes_is_a_label_too():
 
 
 def test_decoded_targets_are_read_back():
-    targets = np.array([[1, 0, 1], [0, 0, 0], [0, 1, 0]], dtype=bool)
+    targets = np.array([[1, 0, 1], [0, 0, 0], [np.nan, 1, 0]], dtype=np.float32)
     labels = decode_targets(targets, CLASSES)
-    assert labels == ["Mass|Hernia", "", "Nodule"]
+    assert labels == ["Mass|Hernia", "", "?Mass|Nodule"]
     np.testing.assert_array_equal(encode_targets(labels, CLASSES), targets)
+    assert decode_targets(targets[:2].astype(bool), CLASSES) == labels[:2]

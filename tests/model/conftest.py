@@ -121,10 +121,9 @@ def begin(tmp_path, toy, plain_config, tiny_net):
         judged = toy[1] if val is None else val
         model = net or tiny_net()
         model.classes = ALL_CLASSES[: judged.targets.shape[1]]
-        stage = resume_from["stage"] if resume_from else 0
-        state = start_state(model, len(films), config, torch.device("cpu"), stage)
+        state = start_state(model, len(films), config, torch.device("cpu"))
         if resume_from:
-            restore_state(state, resume_from, "the checkpoint")
+            restore_state(state, resume_from, config, "the checkpoint")
 
         def go(score=epoch_scores, **options):
             return fit(state, films, judged, config, run, score, **options)

@@ -18,6 +18,7 @@ from xraycomp.model.zoo import build_model
 
 GOOD = {"model": {"w": torch.arange(6.0)}, "config": {"lr": 0.1}, "classes": ["a", "b"]}
 
+CPU = torch.device("cpu")
 PHANTOM = load_competition("phantom")
 A_B_C = replace(PHANTOM, classes=("a", "b", "c"), normal="", positive="")
 CONFIG = TrainConfig(arch="resnet18", image_size=32, resize_size=36)
@@ -39,14 +40,14 @@ def run_of(tmp_path, net):
     def make(competition=A_B_C, config=CONFIG):
         empty = pd.DataFrame({"image": []})
         run = RunFolder.create(tmp_path / "run", config, competition, empty, empty, {})
-        save_best(start_state(net, 32, CONFIG, torch.device("cpu")), CONFIG, run)
+        save_best(start_state(net, 32, CONFIG, CPU), CONFIG, run)
         return run
 
     return make
 
 
 def test_best_weights_come_back_as_the_network_that_was_saved(run_of, net):
-    model = load_best(run_of()).eval()
+    model = load_best(run_of(), CPU).eval()
     assert (model.mean, model.std, model.classes) == (net.mean, net.std, ("a", "b", "c"))
     images = torch.randn(5, 1, 32, 32)
     with torch.no_grad():
@@ -56,12 +57,12 @@ def test_best_weights_come_back_as_the_network_that_was_saved(run_of, net):
 @pytest.mark.parametrize("classes", [("a", "c", "b"), ("a", "b"), ("x", "y", "z")])
 def test_best_weights_of_other_classes_are_refused(run_of, classes):
     with pytest.raises(UserError, match="was trained on the classes a, b, c, not on"):
-        load_best(run_of(replace(A_B_C, classes=classes)))
+        load_best(run_of(replace(A_B_C, classes=classes)), CPU)
 
 
 def test_best_weights_of_another_architecture_are_refused(run_of):
     with pytest.raises(UserError, match="do not belong to squeezenet1_1"):
-        load_best(run_of(config=TrainConfig(arch="squeezenet1_1")))
+        load_best(run_of(config=TrainConfig(arch="squeezenet1_1")), CPU)
 
 
 NIH = load_competition("nih-chest-xrays")

@@ -210,7 +210,7 @@ def test_head_then_whole_network_as_one_run(done):
     assert len(done.predictions("test")) == 6
     config = done.config()
     assert (config.head, config.pool, config.codes_epochs) == ((16, 8), "attention", 4)
-    load_best(done)
+    load_best(done, torch.device("cpu"))
 
 
 def test_stopped_between_head_and_network_it_goes_on_the_same(job, done, monkeypatch):

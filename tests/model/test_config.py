@@ -128,7 +128,7 @@ def test_a_whole_number_will_do_for_a_fraction():
 @pytest.mark.parametrize(
     ("recipe", "sentence"),
     [
-        ({"epoch": 3}, r"x\.toml: unknown key recipe\.epoch; did you mean epochs\."),
+        ({"epoch": 3}, r"x\.toml: unknown key recipe\.epoch; did you mean recipe\.epochs\."),
         ({"zzz": 3}, r"x\.toml: unknown key recipe\.zzz\."),
         ({"epochs": "3"}, r"x\.toml: recipe\.epochs is '3' but must be a int\."),
         ({"epochs": True}, r"x\.toml: recipe\.epochs is True but must be a int\."),

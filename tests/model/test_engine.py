@@ -229,7 +229,7 @@ def test_clipping_bounds_the_step(begin, accumulate):
     assert largest_step(begin, "free", clip_grad=0, **settings) > 0.5 * 0.01 * 5
 
 
-def test_clipping_is_the_same_under_a_loss_scale_which_the_checkpoint_keeps(begin):
+def test_clipping_is_the_same_under_a_loss_scale_which_the_checkpoint_keeps(begin, plain_config):
     """As on GPUs that train in half precision."""
     plain, go, _ = begin("plain", lr=0.5, clip_grad=0.01)
     go()
@@ -240,7 +240,7 @@ def test_clipping_is_the_same_under_a_loss_scale_which_the_checkpoint_keeps(begi
         torch.testing.assert_close(scaled.model.state_dict()[key], value, atol=1e-6, rtol=0)
     other, _, _ = begin("other")
     other.scaler = torch.amp.GradScaler("cpu")
-    restore_state(other, read_checkpoint(run.checkpoint), "checkpoint.pt")
+    restore_state(other, read_checkpoint(run.checkpoint), plain_config(), "checkpoint.pt")
     assert other.scaler.get_scale() == 64
 
 
@@ -429,22 +429,22 @@ def test_what_fills_no_batch_is_left_for_another_epoch(begin):
     assert steps == [1, 2]
 
 
-@pytest.mark.parametrize("change", ["model", "progress", "optimizer", "rng"])
-def test_a_checkpoint_without_a_part_is_refused_in_one_sentence(begin, change):
+@pytest.mark.parametrize("change", ["model", "progress", "optimizer", "stage", "rng"])
+def test_a_checkpoint_without_a_part_is_refused_in_one_sentence(begin, change, plain_config):
     state, go, run = begin()
     go()
     content = read_checkpoint(run.checkpoint)
     del content[change]
     with pytest.raises(UserError, match="cannot be continued with this one"):
-        restore_state(state, content, "checkpoint.pt")
+        restore_state(state, content, plain_config(), "checkpoint.pt")
 
 
-def test_a_checkpoint_of_another_network_is_refused(begin, tiny_net):
+def test_a_checkpoint_of_another_network_is_refused(begin, tiny_net, plain_config):
     _, go, run = begin()
     go()
     other, _, _ = begin("other", net=tiny_net(classes=5))
     with pytest.raises(UserError, match="of another model or configuration"):
-        restore_state(other, read_checkpoint(run.checkpoint), "checkpoint.pt")
+        restore_state(other, read_checkpoint(run.checkpoint), plain_config(), "checkpoint.pt")
 
 
 def test_the_checkpoint_holds_what_the_design_names(begin):

@@ -10,9 +10,7 @@ import pandas as pd
 from xraycomp.console.errors import UserError
 from xraycomp.data.label_cells import FLAGS, split_names
 from xraycomp.data.labels import UNKNOWN
-
-SUM_TOLERANCE = 0.01
-"""How far from 1 the probabilities of one image may add up, being rounded."""
+from xraycomp.data.predictions import SUM_TOLERANCE
 
 _INDEX_COLUMNS = {"label", "labels", "target", "class", "class_id", "diagnosis", "finding", "y"}
 

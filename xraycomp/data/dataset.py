@@ -29,7 +29,7 @@ class Dataset:
     def split(self, name: str) -> ImageSet:
         """The images of one split; nothing is known of unlabelled test images (NaN)."""
         rows = np.flatnonzero(self.manifest["split"] == name)
-        labels = list(self.manifest["label"].iloc[rows])
+        labels = self.manifest["label"].iloc[rows]
         targets = encode_targets(labels, self.classes)
         return ImageSet(self.cache, rows, targets)
 
@@ -64,7 +64,7 @@ def load_dataset(
     broken = [row for row in cache.broken if splits[row] != SKIPPED]
     if broken:
         names = [f"{files[row]} ({cache.broken[row]})" for row in broken]
-        labelled = is_labelled(list(manifest["label"]))
+        labelled = is_labelled(manifest["label"])
         needed = [row for row in broken if splits[row] == "test" and not labelled[row]]
         tests = [name for name, row in zip(names, broken, strict=True) if row in needed]
         if tests:

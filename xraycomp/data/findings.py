@@ -60,7 +60,7 @@ def choose_findings(
 def _drop_rare(
     competition: Competition, manifest: pd.DataFrame, min_count: int
 ) -> tuple[Competition, pd.DataFrame]:
-    labels = list(manifest["label"])
+    labels = manifest["label"]
     targets = encode_targets(labels, competition.classes)
     counts = dict(zip(competition.classes, (targets == 1).sum(axis=0).tolist(), strict=True))
     kept = tuple(name for name, count in counts.items() if count >= min_count)
@@ -80,7 +80,7 @@ def _drop_rare(
             f"--min-count {min_count} leaves out {listing(needed, 20)}, which a submission to "
             f"{competition.slug} must hold. Leave out the flag, or choose a smaller number."
         )
-    changed = {text: _keep(text, set(kept)) for text in manifest["label"].unique()}
+    changed = {text: _keep(text, set(kept)) for text in labels.unique()}
     # The table that the labels come from names the other classes still.
     others = "ignore" if competition.train.label_column else ""
     competition = dataclasses.replace(
@@ -94,7 +94,7 @@ def _drop_rare(
             names={name: to for name, to in competition.train.names.items() if to in kept},
         ),
     )
-    return competition, manifest.assign(label=manifest["label"].map(changed).astype(object))
+    return competition, manifest.assign(label=labels.map(changed).astype(object))
 
 
 def _keep(text: str, kept: set[str]) -> str:

@@ -1,18 +1,15 @@
 """A CSV table of labels: joined, filtered and read into the labels that the manifest holds."""
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from xraycomp.console.errors import UserError, listing
 from xraycomp.data.competition import Competition, Labelled
 from xraycomp.data.files import check_columns, read_table
 from xraycomp.data.label_cells import label_columns, read_targets
-from xraycomp.data.labels import SEPARATOR, UNKNOWN
+from xraycomp.data.labels import decode_targets
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +58,7 @@ def read_label_table(competition: Competition, root: Path) -> tuple[pd.DataFrame
     rows = pd.DataFrame(
         {
             "name": table[train.image_column],
-            "label": _texts(found, classes),
+            "label": decode_targets(found, classes),
             "patient": table[competition.patient_column] if competition.patient_column else "",
             "split": splits[table.index],
         },
@@ -128,16 +125,3 @@ def _read_lists(train: Labelled, root: Path, names: pd.Series, path: Path) -> pd
             f"{train.test_list}: {listing(list(unlisted))}."
         )
     return names.map(seen).astype(object)
-
-
-def _texts(targets: NDArray[np.float32], classes: Sequence[str]) -> list[str]:
-    """The manifest's label of each image, as ``encode_targets`` reads it back."""
-    marks = {1: "", -1: UNKNOWN}
-    rows = [tuple(row) for row in np.nan_to_num(targets, nan=-1).tolist()]
-    texts = {
-        row: SEPARATOR.join(
-            marks[value] + name for name, value in zip(classes, row, strict=True) if value
-        )
-        for row in set(rows)
-    }
-    return [texts[row] for row in rows]

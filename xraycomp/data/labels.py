@@ -14,7 +14,9 @@ UNKNOWN = "?"
 """Before a class: it is not known whether the image has it. Alone: nothing is known."""
 
 
-def encode_targets(labels: Sequence[str], classes: Sequence[str]) -> NDArray[np.float32]:
+def encode_targets(
+    labels: Sequence[str] | pd.Series, classes: Sequence[str]
+) -> NDArray[np.float32]:
     """The manifest's labels as targets of shape (n_images, n_classes): 1, 0, or NaN for unknown.
 
     A label is the image's class, or several parted by ``|``; the empty text is none of the classes;
@@ -38,7 +40,7 @@ def encode_targets(labels: Sequence[str], classes: Sequence[str]) -> NDArray[np.
     return targets
 
 
-def is_labelled(labels: Sequence[str]) -> NDArray[np.bool_]:
+def is_labelled(labels: Sequence[str] | pd.Series) -> NDArray[np.bool_]:
     """Whether anything is known of each image, by its label in the manifest; shape (n_images,)."""
     known: NDArray[np.bool_] = np.asarray(labels, dtype=object) != UNKNOWN
     return known
@@ -58,8 +60,17 @@ def rarity(targets: NDArray[np.float32]) -> NDArray[np.int64]:
     return found
 
 
-def decode_targets(targets: NDArray[np.bool_], classes: Sequence[str]) -> list[str]:
-    """Class names parted by ``|`` for each row of shape (n_classes,); what ``encode_targets``
-    reads back."""
-    names = np.asarray(classes, dtype=object)
-    return [SEPARATOR.join(names[row]) for row in targets]
+def decode_targets(
+    targets: NDArray[np.float32] | NDArray[np.bool_], classes: Sequence[str]
+) -> list[str]:
+    """The label of each row of ``targets`` (n_images, n_classes), as ``encode_targets`` reads it
+    back."""
+    marks = {1: "", -1: UNKNOWN}
+    rows = [tuple(row) for row in np.nan_to_num(targets.astype(np.float32), nan=-1).tolist()]
+    texts = {
+        row: SEPARATOR.join(
+            marks[value] + name for name, value in zip(classes, row, strict=True) if value
+        )
+        for row in set(rows)  # a large table has few different rows
+    }
+    return [texts[row] for row in rows]

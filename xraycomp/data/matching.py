@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from xraycomp.console.errors import UserError, listing
 from xraycomp.data.class_columns import (
-    SUM_TOLERANCE,
     complete_sum,
     find_columns,
     find_indices,
@@ -22,7 +21,7 @@ from xraycomp.data.competition import Labelled
 from xraycomp.data.files import check_columns
 from xraycomp.data.id_columns import Table, listed_images, read_tables
 from xraycomp.data.label_cells import read_targets
-from xraycomp.data.predictions import check_probabilities
+from xraycomp.data.predictions import SUM_TOLERANCE, check_probabilities
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,9 @@ from xraycomp.data.files import check_columns, read_table
 from xraycomp.data.labels import encode_targets
 
 ID = "image"
+SUM_TOLERANCE = 0.01
+"""How far from 1 the probabilities of one image may add up: wide enough for float16 and for rounded
+digits, too narrow for logits."""
 
 
 def probability_table(
@@ -63,14 +66,14 @@ def check_probabilities(
 
 
 def labelled_rows(
-    manifest: pd.DataFrame, part: str, table: pd.DataFrame, classes: tuple[str, ...]
+    manifest: pd.DataFrame, split: str, table: pd.DataFrame, classes: tuple[str, ...]
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """Targets and probabilities of the images of one split of which something is known.
 
     Parameters
     ----------
     manifest : as `build_manifest` gives it, with the column ``split``
-    part : train, val or test
+    split : train, val or test
     table : a probability table, which may hold other images and other columns too
     classes : k class names, the order of the columns that are returned
 
@@ -81,15 +84,15 @@ def labelled_rows(
 
     Raises ``UserError`` where the table lacks some of these images.
     """
-    rows = manifest[manifest["split"] == part]
-    targets = encode_targets(list(rows["label"]), classes)
+    rows = manifest[manifest["split"] == split]
+    targets = encode_targets(rows["label"], classes)
     known = np.flatnonzero(~np.isnan(targets).all(axis=1))
     images = rows["image"].iloc[known]
     places = pd.Index(table[ID]).get_indexer(pd.Index(images))
     if missing := list(images[places < 0]):
         raise UserError(
-            f"The predictions lack {len(missing):,} of {len(images):,} images of the {part} split: "
-            f"{listing(missing)}. Write them with: python -m xraycomp.predict --runs RUN "
-            f"--split {part}"
+            f"The predictions lack {len(missing):,} of {len(images):,} images of the {split} "
+            f"split: {listing(missing)}. Write them with: python -m xraycomp.predict --runs RUN "
+            f"--split {split}"
         )
     return targets[known], table[list(classes)].to_numpy(np.float64)[places]

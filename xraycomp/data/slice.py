@@ -24,7 +24,7 @@ def cut_slice(
     """
     manifest = build_manifest(competition, root)
     train = manifest[manifest["split"] == "train"].reset_index(drop=True)
-    targets = encode_targets(list(train["label"]), competition.classes)
+    targets = encode_targets(train["label"], competition.classes)
     share = -(-n_train // len(competition.classes))
     chosen = np.zeros(len(train), dtype=bool)
     for column in targets.T:

@@ -12,20 +12,24 @@ from xraycomp.data.labels import encode_targets, is_labelled, rarity
 
 log = logging.getLogger(__name__)
 
-CHEXNET = {"test_fraction": 0.2, "val_fraction": 0.1}
-"""CheXNet's 70/10/20 (Rajpurkar et al., 2017); its own lists were not published."""
+CHEXNET = (0.2, 0.1)
+"""CheXNet's shares for test and validation, the rest being for training (Rajpurkar et al., 2017);
+its own lists were not published."""
 
 
 @dataclass(frozen=True)
 class SplitPlan:
-    """How the labelled images are parted; results bear what ``describe`` says of it."""
+    """How the labelled images are parted; results bear what ``describe`` says of it.
+
+    Raises ``UserError`` for values outside their range.
+    """
 
     split_by: str = "fraction"
-    """``fraction``, ``official`` (the official test list is the test part) or ``chexnet``."""
+    """``fraction``, ``official`` (the official test list is the test split) or ``chexnet``."""
     test_fraction: float = 0.0
     val_fraction: float = 0.1
     folds: int = 0
-    """More than 0: ``fold`` of that many equal folds is the validation part."""
+    """More than 0: ``fold`` of that many equal folds is the validation split."""
     fold: int = 0
     seed: int = 0
     drop_no_finding: bool = False
@@ -35,11 +39,10 @@ class SplitPlan:
     def fractions(self) -> tuple[float, float]:
         """Shares of all labelled images for test and validation (of the others, if official)."""
         if self.split_by == "chexnet":
-            return CHEXNET["test_fraction"], CHEXNET["val_fraction"]
+            return CHEXNET
         return (0.0 if self.split_by == "official" else self.test_fraction), self.val_fraction
 
-    def check(self) -> None:
-        """Raise ``UserError`` for values outside their range."""
+    def __post_init__(self) -> None:
         test, val = self.fractions
         if self.folds and (self.folds < 2 or not 0 <= self.fold < self.folds):
             raise UserError(f"--folds must be at least 2 and --fold one of 0 to {self.folds - 1}.")
@@ -53,29 +56,29 @@ class SplitPlan:
         if self.split_by != "fraction" and self.test_fraction:
             raise UserError(
                 f"--test-fraction {self.test_fraction} and --split-by {self.split_by} contradict "
-                "each other, since that has a test part of its own. Choose --test-fraction 0 or "
+                "each other, since that has a test split of its own. Choose --test-fraction 0 or "
                 "--split-by fraction."
             )
 
-    def describe(self, part: str, manifest: pd.DataFrame) -> str:
-        """What to call the part ``train``, ``val`` or ``test`` of ``manifest`` in results.
+    def describe(self, split: str, manifest: pd.DataFrame) -> str:
+        """What to call the images of one split (train, val or test) of ``manifest`` in results.
 
         For instance ``validation split, by patient, 10 %, seed 0`` or ``official test split``.
         """
         found = ", images with findings only" if self.drop_no_finding else ""
-        if part == "train":
+        if split == "train":
             return f"training split (seen in training){found}"
-        if part not in ("val", "test"):
-            return f"{part} split"
-        if part == "test" and self.split_by == "official":
+        if split not in ("val", "test"):
+            return f"{split} split"
+        if split == "test" and self.split_by == "official":
             return f"official test split{found}"
         test, val = self.fractions
-        name = "test split" if part == "test" else "validation split"
+        name = "test split" if split == "test" else "validation split"
         if self.split_by == "official":
             name += " of the official training list"
         by = "by patient" if manifest["patient"].ne("").any() else "by image"
-        share = f"{100 * (test if part == 'test' else val):g} %"
-        if self.folds and part == "val":
+        share = f"{100 * (test if split == 'test' else val):g} %"
+        if self.folds and split == "val":
             share = f"fold {self.fold} of {self.folds}"
         paper = " as in CheXNet (70/10/20)" if self.split_by == "chexnet" else ""
         return f"{name}, {by}, {share}{paper}, seed {self.seed}{found}"
@@ -155,16 +158,14 @@ def split_manifest(
     """The ``split`` column with the labelled images parted into ``train``, ``val`` and ``test``.
 
     Images of one patient, and images with one number in ``same_side`` (int array of shape
-    (n_rows,), for copies), stay in one part; only the official test list is taken as it is. Which
-    images are for testing does not depend on the fold and the validation part.
+    (n_rows,), for copies), stay in one split; only the official test list is taken as it is. Which
+    images are for testing does not depend on the fold and the validation split.
 
-    Raises ``UserError`` for what ``SplitPlan.check`` refuses, for a test part beside the test
-    images of a competition, a missing official list, and classes that are too small to stand in
-    each part.
+    Raises ``UserError`` for a test split beside the test images of a competition, a missing
+    official list, and classes that are too small to stand in each split.
     """
-    plan.check()
     split = manifest["split"].to_numpy(dtype=object).copy()
-    known = is_labelled(list(manifest["label"]))
+    known = is_labelled(manifest["label"])
     listed = known & (split == "test")
     test_fraction, val_fraction = plan.fractions
     if plan.split_by == "official" and not listed.any():
@@ -175,7 +176,7 @@ def split_manifest(
         )
     if test_fraction and (~known & (split == "test")).any():
         raise UserError(
-            "This competition has test images of its own, so there can be no test part of the "
+            "This competition has test images of its own, so there can be no test split of the "
             "labelled ones. Leave out --test-fraction, and choose --split-by fraction."
         )
     if plan.split_by != "official":
@@ -188,7 +189,7 @@ def split_manifest(
             f"{len(shared):,}",
         )
     rows = np.flatnonzero(split == "train")
-    targets = encode_targets(list(manifest["label"].iloc[rows]), classes)
+    targets = encode_targets(manifest["label"].iloc[rows], classes)
     groups = _groups(manifest["patient"].to_numpy(dtype=object), same_side)[rows]
     _check_sizes(targets, groups, classes, (plan.folds or 2) + (test_fraction > 0))
     if test_fraction:

@@ -10,7 +10,7 @@ from xraycomp.console.errors import UserError
 from xraycomp.data.files import atomic_path
 from xraycomp.model.config import TrainConfig
 from xraycomp.model.run import RunFolder
-from xraycomp.model.state import Progress, TrainState, start_state
+from xraycomp.model.state import Progress, TrainState, stage_optimizer, start_state
 from xraycomp.model.stem import GrayModel
 from xraycomp.model.weights import weights_in
 from xraycomp.model.zoo import build_model
@@ -52,8 +52,8 @@ def _network(model: GrayModel, config: TrainConfig) -> dict[str, Any]:
     }
 
 
-def load_best(run: RunFolder) -> GrayModel:
-    """The network of a run's ``best.pt``.
+def load_best(run: RunFolder, device: torch.device) -> GrayModel:
+    """The network of a run's ``best.pt``, on the device.
 
     Raises ``UserError`` for a damaged file and for one of other classes or another architecture.
     """
@@ -64,7 +64,8 @@ def load_best(run: RunFolder) -> GrayModel:
             f"{run.best} was trained on the classes {', '.join(found)}, not on "
             f"{', '.join(competition.classes)}. Use the checkpoint of this run."
         )
-    return build_model(run.config(), competition, weights_in(saved, str(run.best)))
+    model = build_model(run.config(), competition, weights_in(saved, str(run.best)))
+    return model.to(device).to(memory_format=torch.channels_last)
 
 
 def resume_state(
@@ -76,14 +77,21 @@ def resume_state(
     """
     saved, where = read_checkpoint(run.checkpoint), str(run.checkpoint)
     model = build_model(config, run.competition(), weights_in(saved, where))
-    state = start_state(model, n_train, config, device, saved.get("stage", 0))
-    restore_state(state, saved, where)
+    state = start_state(model, n_train, config, device)
+    restore_state(state, saved, config, where)
     return state
 
 
-def restore_state(state: TrainState, saved: dict[str, Any], where: str) -> None:
+def restore_state(
+    state: TrainState, saved: dict[str, Any], config: TrainConfig, where: str
+) -> None:
     """Put a checkpoint's values into ``state``. Raises ``UserError`` where they do not fit."""
     try:
+        state.stage, state.stage_start = saved["stage"], saved["stage_start"]
+        last = len(config.training_stages()) - 1  # where the run has come to its end
+        state.optimizer, state.scheduler = stage_optimizer(
+            state.model, config, min(state.stage, last), state.steps
+        )
         state.model.load_state_dict(saved["model"])
         state.optimizer.load_state_dict(saved["optimizer"])
         state.scheduler.load_state_dict(saved["scheduler"])
@@ -91,7 +99,6 @@ def restore_state(state: TrainState, saved: dict[str, Any], where: str) -> None:
         if state.ema:
             state.ema.load_state_dict(saved["ema"])
         state.epoch = saved["epoch"]
-        state.stage, state.stage_start = saved["stage"], saved["stage_start"]
         state.best, state.best_epoch = saved["best"], saved["best_epoch"]
         state.progress = Progress(**saved["progress"])
         torch.set_rng_state(saved["rng"]["cpu"])

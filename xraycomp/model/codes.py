@@ -23,7 +23,7 @@ from xraycomp.model.augment import prepare
 from xraycomp.model.body import count_codes
 from xraycomp.model.config import TrainConfig
 from xraycomp.model.deadline import NO_DEADLINE, Deadline
-from xraycomp.model.device import autocast_dtype
+from xraycomp.model.device import autocast, autocast_dtype
 from xraycomp.model.stem import GrayModel
 
 log = logging.getLogger(__name__)
@@ -112,8 +112,7 @@ def _write_codes(
     deadline: Deadline,
 ) -> None:
     model.eval()
-    device, batch_size = next(model.parameters()).device, max(config.batch_size, 32)
-    dtype = autocast_dtype(device)
+    device, batch_size = next(model.parameters()).device, config.judging_batch_size
     entering: list[Tensor] = []
 
     def keep(_: nn.Module, args: tuple[Tensor]) -> None:
@@ -124,7 +123,7 @@ def _write_codes(
     try:
         with (
             StopRequest() as stop,
-            torch.autocast(device.type, dtype, enabled=dtype != torch.float32),
+            autocast(device),
             tqdm(total=passes * len(rows), unit="img", desc="Codes", leave=False) as bar,
         ):
             for number in range(passes):
@@ -176,7 +175,7 @@ def _key(model: GrayModel, rows: NDArray[np.int64], config: TrainConfig, dtype: 
         names = ("flip", "rotation", "scale", "shift", "random_crop", "brightness", "contrast")
         settings += [getattr(config, name) for name in names]
         # The draws go by batch.
-        settings += [config.erasing, config.seed, max(config.batch_size, 32)]
+        settings += [config.erasing, config.seed, config.judging_batch_size]
     digest.update(repr(settings).encode())
     digest.update(rows.tobytes())
     return digest.hexdigest()

@@ -3,13 +3,13 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Self, get_args, get_origin
 
 from xraycomp.console.errors import UserError
 from xraycomp.data.competition_file import load_competition
 from xraycomp.data.split import SplitPlan
+from xraycomp.data.toml import Reader
 from xraycomp.model.stages import ALL, Stage, parse_stages
 
 Pool = Literal["", "avg", "max", "attention"]
@@ -34,8 +34,8 @@ class TrainConfig:
     name: str | None = None
     """Name of the run folder. Default: competition, architecture and time."""
     resume: Path | None = None
-    """Run folder to continue with its own settings; only --time-limit, --device, --devices and
-    --workers may be given along."""
+    """Run folder to continue with its own settings. Only --data, folders, devices, workers and
+    --time-limit may be other ones; weights and TOML file may lie elsewhere."""
     overwrite: bool = False
     """Replace the run folder if it exists."""
 
@@ -155,7 +155,7 @@ class TrainConfig:
     seed: int = 0
     """Seed of split, sampling, augmentation and initial weights."""
     tta: bool = False
-    """Average the predictions of the test set over each image and its mirror image."""
+    """Average the final predictions over each image and its mirror image."""
 
     time_limit: float | None = None
     """Minutes after which to stop cleanly, with predictions and submission; able to resume."""
@@ -181,12 +181,14 @@ class TrainConfig:
         self._check("head", widths, "a list of widths of at least 1")
         for name in (
             *("min_count", "lr", "momentum", "weight_decay", "warmup_epochs", "clip_grad"),
-            *("gamma", "gamma_neg", "gamma_pos", "mixup", "codes_epochs", "codes_passes"),
+            *("gamma", "gamma_neg", "gamma_pos", "mixup", "codes_epochs", "codes_passes", "seed"),
         ):
             self._check(name, getattr(self, name) >= 0, "0 or more")
-        for name in ("label_smoothing", "ema_decay", "scale", "shift", "brightness", "contrast"):
+        for name in (
+            *("label_smoothing", "margin", "ema_decay"),
+            *("scale", "shift", "brightness", "contrast"),
+        ):
             self._check(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
-        self._check("margin", 0 <= self.margin < 1, "at least 0 and below 1")
         self._check("alpha", 0 <= self.alpha <= 1, "from 0 to 1")
         self._check("max_weight", self.max_weight > 0, "more than 0")
         for item in fields(self):
@@ -195,7 +197,6 @@ class TrainConfig:
                 named = ", ".join(filter(None, choices))
                 self._check(item.name, getattr(self, item.name) in choices, f"one of {named}")
         self._check("erasing", 0 <= self.erasing <= 1, "a probability from 0 to 1")
-        self._check("seed", self.seed >= 0, "0 or more")
         if self.name is not None:
             # The folder of that name is replaced on --overwrite: it must not be any folder.
             plain = Path(self.name).name == self.name and self.name not in ("", "..")
@@ -204,23 +205,22 @@ class TrainConfig:
             self._check("resize_size", self.resize_size >= self.image_size, "image_size or more")
         if self.time_limit is not None:
             self._check("time_limit", self.time_limit > 0, "more than 0 minutes")
-        if self.devices is not None:
-            self._check("devices", self.devices >= 1, "at least 1")
-        if self.workers is not None:
-            self._check("workers", self.workers >= 1, "at least 1")
+        for name in ("devices", "workers"):
+            if getattr(self, name) is not None:
+                self._check(name, getattr(self, name) >= 1, "at least 1")
         losses = get_args(type(self).__annotations__["loss"])
         for stage in parse_stages(self.stages, self.loss):
             if stage.loss not in losses:
                 raise UserError(
                     f"--stages: there is no loss {stage.loss!r}; use one of {', '.join(losses)}."
                 )
+        self.split_plan()  # refuses what is wrong with it
 
     def _check(self, name: str, holds: bool, what: str) -> None:
         if not holds:
             flag = name.replace("_", "-")
             raise UserError(f"--{flag} is {getattr(self, name)}; it must be {what}.")
 
-    @property
     def split_plan(self) -> SplitPlan:
         """How the labelled images are parted."""
         return SplitPlan(**{item.name: getattr(self, item.name) for item in fields(SplitPlan)})
@@ -229,6 +229,11 @@ class TrainConfig:
     def cache_size(self) -> int:
         """Side of the cached images in pixels: what evaluation resizes to before its crop."""
         return self.resize_size or round(self.image_size * 8 / 7)
+
+    @property
+    def judging_batch_size(self) -> int:
+        """Images at a time where nothing is learned: more than that gains little."""
+        return max(self.batch_size, 32)
 
     def training_stages(self) -> tuple[Stage, ...]:
         """The stages in their order, at least one: without --stages the whole network is one."""
@@ -241,7 +246,7 @@ class TrainConfig:
         Folders, devices and time may change; weights and competition, which may be paths, may lie
         elsewhere. ``where`` names the run.
         """
-        for name in sorted(saved.to_json().keys() - _MAY_CHANGE):
+        for name in sorted({item.name for item in fields(self)} - _MAY_CHANGE):
             old, new = getattr(saved, name), getattr(self, name)
             if name in _MAY_MOVE and old and new:
                 old, new = Path(old).name, Path(new).name
@@ -269,15 +274,13 @@ class TrainConfig:
         Raises ``UserError`` where the recipe names an unknown field or a value of another type.
         """
         kinds = {field.name: _kinds(field.type) for field in fields(cls)}
+        reader = Reader(where)
+        reader.check_keys(recipe, "recipe.", required=set(), optional=set(kinds))
         for name, value in recipe.items():
-            if name not in kinds:
-                close = get_close_matches(name, kinds, n=1)
-                hint = f"; did you mean {close[0]}" if close else ""
-                raise UserError(f"{where}: unknown key recipe.{name}{hint}.")
             number = float in kinds[name] and type(value) is int
             if not number and type(value) not in kinds[name]:
                 kind = kinds[name][0].__name__
-                raise UserError(f"{where}: recipe.{name} is {value!r} but must be a {kind}.")
+                raise reader.error(f"recipe.{name} is {value!r} but must be a {kind}")
         return cls(**{**recipe, **given})
 
     def to_json(self) -> dict[str, Any]:

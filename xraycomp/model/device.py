@@ -6,7 +6,7 @@ from xraycomp.console.errors import UserError
 
 
 def choose_device(name: str) -> torch.device:
-    """``auto`` is the first GPU if there is one that works, else the CPU.
+    """The device of that name; ``auto`` is ``cuda`` where there is a GPU, else the CPU.
 
     Raises ``UserError`` for a device that is not there.
     """
@@ -28,3 +28,9 @@ def autocast_dtype(device: torch.device) -> torch.dtype:
         return torch.float32
     bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.bfloat16 if bf16 else torch.float16
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """Lets a network compute in the device's `autocast_dtype`."""
+    dtype = autocast_dtype(device)
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)

@@ -18,7 +18,7 @@ from xraycomp.model.augment import mix, prepare
 from xraycomp.model.checkpoint import save_best, save_state
 from xraycomp.model.config import TrainConfig
 from xraycomp.model.deadline import NO_DEADLINE, Deadline
-from xraycomp.model.device import autocast_dtype
+from xraycomp.model.device import autocast
 from xraycomp.model.distributed import (
     all_reduce_max,
     all_reduce_mean,
@@ -110,7 +110,6 @@ class Loop:
     def __post_init__(self) -> None:
         config = self.config
         self.device = next(self.state.model.parameters()).device
-        self.dtype = autocast_dtype(self.device)
         self.weights = balanced_weights(self.train.targets) if config.weighted_sampling else None
         self.targets = torch.from_numpy(self.train.targets).to(self.device)
         self.known = np.count_nonzero(~np.isnan(self.train.targets), axis=1)
@@ -190,7 +189,7 @@ class Loop:
             mine = shard(len(batch))
             images, targets = images[mine], targets[mine]
             images = images.contiguous(memory_format=torch.channels_last)
-            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            with autocast(self.device):
                 logits = state.model(images)  # (share of the batch, n_classes)
             weight = float(self.known[batch[mine]].sum() / labels)
             loss = self.losses[state.stage](logits, targets) * weight

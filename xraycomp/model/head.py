@@ -61,7 +61,7 @@ def fit_head(
     head_state = start_state(head, len(coded_train), head_config, device)
     if head_run.checkpoint.is_file():
         saved = read_checkpoint(head_run.checkpoint)
-        restore_state(head_state, saved, str(head_run.checkpoint))
+        restore_state(head_state, saved, head_config, str(head_run.checkpoint))
     log.info("First the head alone is trained, on codes.")
     fit(head_state, coded_train, coded_val, head_config, head_run, score, deadline)
     head.load_state_dict(read_checkpoint(head_run.best)["model"])

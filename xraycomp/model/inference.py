@@ -14,7 +14,7 @@ from xraycomp.data.dataset import Dataset
 from xraycomp.data.predictions import probability_table
 from xraycomp.model.augment import prepare
 from xraycomp.model.config import TrainConfig
-from xraycomp.model.device import autocast_dtype
+from xraycomp.model.device import autocast
 from xraycomp.model.stem import GrayModel
 
 
@@ -44,12 +44,11 @@ def predict_probs(
     image and its mirror image. ``desc`` names a progress bar; without it there is none.
     """
     model.eval()
-    batch_size = batch_size or max(config.batch_size, 32)
+    batch_size = batch_size or config.judging_batch_size
     device = next(model.parameters()).device
-    dtype = autocast_dtype(device)
     probs: list[Tensor] = []
     with (
-        torch.autocast(device.type, dtype, enabled=dtype != torch.float32),
+        autocast(device),
         tqdm(total=len(images), unit="img", desc=desc, disable=desc is None, leave=False) as bar,
     ):
         for start in range(0, len(images), batch_size):

@@ -147,6 +147,6 @@ def check_free(path: Path, *, overwrite: bool = False) -> None:
 
 
 def default_name(competition: Competition, config: TrainConfig) -> str:
-    """A run name from competition, architecture and time: ``phantom-resnet18-20261121-0512``."""
+    """A run name from competition, architecture and time: ``phantom-resnet18-20261121-051203``."""
     arch = config.arch.replace("timm:", "").replace("/", "-")
     return f"{competition.slug}-{arch}-{time.strftime('%Y%m%d-%H%M%S')}"

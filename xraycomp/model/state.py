@@ -80,11 +80,9 @@ def count_steps(n_train: int, config: TrainConfig) -> int:
 
 
 def start_state(
-    model: GrayModel, n_train: int, config: TrainConfig, device: torch.device, stage: int = 0
+    model: GrayModel, n_train: int, config: TrainConfig, device: torch.device
 ) -> TrainState:
     """Put the network on the device and make what trains it, the same in every process.
-
-    ``stage`` counts the stages that a checkpoint, which will be restored, has behind it.
 
     Raises ``UserError`` as `count_steps` does.
     """
@@ -92,8 +90,7 @@ def start_state(
     prepare_model(model, device.type)
     model = model.to(device).to(memory_format=torch.channels_last)
     average = get_ema_multi_avg_fn(config.ema_decay)  # type: ignore[no-untyped-call]
-    stage = min(stage, len(config.training_stages()) - 1)  # of a finished run, the last
-    optimizer, scheduler = _stage_optimizer(model, config, stage, steps)
+    optimizer, scheduler = stage_optimizer(model, config, 0, steps)
     return TrainState(
         model=model,
         optimizer=optimizer,
@@ -111,15 +108,16 @@ def next_stage(state: TrainState, config: TrainConfig) -> None:
     state.stage += 1
     state.stage_start = state.epoch
     if state.stage < len(config.training_stages()):
-        state.optimizer, state.scheduler = _stage_optimizer(
+        state.optimizer, state.scheduler = stage_optimizer(
             state.model, config, state.stage, state.steps
         )
 
 
-def _stage_optimizer(
+def stage_optimizer(
     model: GrayModel, config: TrainConfig, number: int, steps: int
 ) -> tuple[Optimizer, LRScheduler]:
-    """Freeze what does not learn in that stage; an optimizer and a schedule for the rest."""
+    """Freeze what does not learn in the stage of that number, from 0; an optimizer and a schedule
+    for the rest."""
     stage = config.training_stages()[number]
     train_from(model.body, stage.layers)
     optimizer = create_optimizer(model, config, stage)

@@ -1,7 +1,7 @@
 """What a built kernel does before its script runs.
 
 The text of this module is the head of every built kernel, so it may use nothing but Python's own
-library, 3.11 or newer. ``bundle`` puts the payload below it and a call of ``launch`` or ``join``.
+library, 3.11 or newer. ``bundle`` puts the payload below it and a call of ``launch``.
 """
 
 import base64

@@ -1,1 +1,1 @@
-"""From arrays and tables to metrics, plots and pages. Knows neither torch nor Kaggle."""
+"""From labels and probabilities to metrics, tables and plots. Knows neither torch nor Kaggle."""

@@ -6,10 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from xraycomp.console.errors import UserError
+from xraycomp.data.predictions import SUM_TOLERANCE
 from xraycomp.report.intervals import BoolArray, FloatArray
-
-ROW_SUM_TOLERANCE = 0.01
-"""Wide enough for float16 and for tables of rounded digits, too narrow for logits."""
 
 
 def checked(
@@ -61,7 +59,7 @@ def checked(
     if one_class:
         several = true.sum(axis=1, keepdims=True) != 1  # NaN is not 1
         _refuse_rows("targets", "no class, or several,", several)
-        wrong = np.abs(scores.sum(axis=1, keepdims=True) - 1) > ROW_SUM_TOLERANCE
+        wrong = np.abs(scores.sum(axis=1, keepdims=True) - 1) > SUM_TOLERANCE
         _refuse_rows("probabilities", "a sum that is not 1", wrong)
     if class_names is not None:
         names = list(class_names)

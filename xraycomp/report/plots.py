@@ -16,6 +16,7 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import ArrayLike
 from sklearn.metrics import roc_curve
 
+from xraycomp.data.files import atomic_path
 from xraycomp.report.checks import checked
 from xraycomp.report.intervals import delong, known_rows, ratio
 
@@ -30,7 +31,7 @@ GRAY = "#666666"
 
 
 def plot_roc(
-    path: str | Path,
+    path: Path,
     targets: ArrayLike,
     probs: ArrayLike,
     class_names: Sequence[str],
@@ -98,7 +99,7 @@ def plot_roc(
 
 
 def plot_confusion(
-    path: str | Path,
+    path: Path,
     confusion: ArrayLike,
     class_names: Sequence[str],
     title: str,
@@ -181,15 +182,8 @@ def _head(axes: Axes, title: str, note: str | None) -> None:
         small.set_parse_math(False)
 
 
-def _write(figure: Figure, path: str | Path) -> None:
-    """Write beside the target, then rename: a reader sees the old file or the whole new one."""
-    path = Path(path)
-    unfinished = path.with_name(path.name + ".tmp")
+def _write(figure: Figure, path: Path) -> None:
     FigureCanvasAgg(figure)
-    try:
+    with atomic_path(path) as temporary:
         # "tight" keeps a long title or a long legend whole, whatever the size of the figure.
-        figure.savefig(unfinished, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.15)
-        unfinished.replace(path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
+        figure.savefig(temporary, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.15)

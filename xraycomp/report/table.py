@@ -101,7 +101,7 @@ def _headlines(report: dict[str, Any]) -> str:
             lines.append(["competition", score])
     text = "\n".join(f"{name:<13}{text}" for name, text in lines)
     # Nobody asked for intervals: that there are none is no news.
-    return text if report.get("resamples") else text.replace(" (n/a)", "")
+    return text if report["resamples"] else text.replace(" (n/a)", "")
 
 
 def _classes(classes: dict[str, dict[str, Any]], columns: dict[str, str], heading: str) -> str:
