@@ -24,7 +24,7 @@ from xraycomp.console.command import run_command
 from xraycomp.console.errors import UserError
 from xraycomp.remote import sending
 from xraycomp.remote.drafts import LocalFile
-from xraycomp.remote.ledger import read_ledger
+from xraycomp.remote.ledger import append, read_ledger
 
 SLUG = "xray-demo"
 TOML = """
@@ -359,6 +359,21 @@ def test_a_damaged_ledger_stops_before_anything_is_sent(kaggle, send):
     code, said = send()
     assert code == 1 and "is not a ledger" in said
     assert creations(kaggle) == []
+
+
+def test_a_ledger_that_cannot_be_written_stops_before_anything_is_sent(kaggle, send):
+    Path("submissions/.ledger.csv.lock").mkdir(parents=True)
+    code, said = send()
+    assert code == 1 and ".ledger.csv.lock" in said
+    assert creations(kaggle) == []
+
+
+def test_the_same_file_may_go_to_another_competition(kaggle, run, send):
+    assert run("--run", "runs/A")[0] == 0
+    digest = LocalFile(Path("submissions/A.csv")).sha256
+    append(Path("submissions/ledger.csv"), {"competition": "other", "ref": "3", "sha256": digest})
+    assert send("--no-wait")[0] == 0
+    assert [row["competition"] for row in rows()] == ["other", SLUG]
 
 
 def test_a_kernels_version_is_submitted_with_the_runs_scores(kaggle, run):

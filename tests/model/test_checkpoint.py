@@ -10,7 +10,14 @@ import torch
 
 from xraycomp.console.errors import UserError
 from xraycomp.data.competition_file import load_competition
-from xraycomp.model.checkpoint import load_best, read_checkpoint, save_best, save_checkpoint
+from xraycomp.model.checkpoint import (
+    load_best,
+    read_checkpoint,
+    restore_state,
+    save_best,
+    save_checkpoint,
+    save_state,
+)
 from xraycomp.model.config import TrainConfig
 from xraycomp.model.run import RunFolder
 from xraycomp.model.state import start_state
@@ -51,6 +58,18 @@ def test_best_weights_come_back_as_the_network_that_was_saved(run_of, net):
     images = torch.randn(5, 1, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(model(images), net.eval()(images), atol=1e-6, rtol=0)
+
+
+def test_the_scale_of_the_loss_comes_back(run_of, net):
+    run = run_of()
+    for scale in (64.0, 8.0):
+        state = start_state(net, 32, CONFIG, torch.device("cpu"))
+        state.scaler = torch.amp.GradScaler("cpu", init_scale=scale)  # as on a GPU in float16
+        state.scaler.scale(torch.ones(1))
+        if scale == 64:
+            save_state(state, CONFIG, run)
+    restore_state(state, read_checkpoint(run.checkpoint), "here")
+    assert state.scaler.get_scale() == 64
 
 
 @pytest.mark.parametrize("classes", [("a", "c", "b"), ("a", "b"), ("x", "y", "z")])
