@@ -322,6 +322,22 @@ def test_sync_adds_what_was_sent_by_other_ways(kaggle, run):
     assert "gone.csv (2) could not be scored: broken" in run("--list")[1]
 
 
+def test_a_file_that_changed_since_is_not_the_one_that_was_sent_by_hand(kaggle, run):
+    own = Path("runs/A/submission.csv")
+    kaggle.submissions.append(Submission(SLUG, 1, own.name, "A", own.read_bytes(), (0.6, 0.6)))
+    later = time.time() + 60
+    os.utime(own, (later, later))
+    assert "1 submissions added (of 0 of them" in run("--sync", "--competition", SLUG)[1]
+    assert rows()[0]["run"] == ""
+
+
+def test_sync_misses_only_submissions_of_the_competition_that_is_asked(kaggle, run):
+    ledger = Path("submissions/ledger.csv")
+    append(ledger, {"competition": "other", "ref": "3"})
+    append(ledger, {"competition": SLUG, "status": "planned"})
+    assert "does not list" not in run("--sync", "--competition", SLUG)[1]
+
+
 def test_without_anything_to_do_it_says_what_can_be_done(kaggle, run, desk):
     assert "holds no submission yet" in run("--list")[1]
     for flags, said in (

@@ -14,13 +14,14 @@ from xraycomp.model.checkpoint import (
     load_best,
     read_checkpoint,
     restore_state,
+    resume_state,
     save_best,
     save_checkpoint,
     save_state,
 )
 from xraycomp.model.config import TrainConfig
 from xraycomp.model.run import RunFolder
-from xraycomp.model.state import start_state
+from xraycomp.model.state import next_stage, start_state
 from xraycomp.model.zoo import build_model
 
 GOOD = {"model": {"w": torch.arange(6.0)}, "config": {"lr": 0.1}, "classes": ["a", "b"]}
@@ -70,6 +71,20 @@ def test_the_scale_of_the_loss_comes_back(run_of, net):
             save_state(state, CONFIG, run)
     restore_state(state, read_checkpoint(run.checkpoint), "here")
     assert state.scaler.get_scale() == 64
+
+
+def test_a_run_goes_on_in_the_stage_that_it_was_in(run_of, net):
+    config = replace(CONFIG, stages="head:0.1:1 layer4:0.01:2")
+    run, device = run_of(config=config), torch.device("cpu")
+    state = start_state(net, 32, config, device)
+    state.epoch = 1
+    next_stage(state, config)
+    save_state(state, config, run)
+    found = resume_state(run, config, 32, device)
+    assert (found.epoch, found.stage, found.stage_start) == (1, 1, 1)
+    learns = {name for name, value in found.model.named_parameters() if value.requires_grad}
+    assert learns == {n for n, p in net.named_parameters() if "layer4" in n or ".fc." in n}
+    assert found.optimizer.state_dict() == state.optimizer.state_dict()
 
 
 @pytest.mark.parametrize("classes", [("a", "c", "b"), ("a", "b"), ("x", "y", "z")])

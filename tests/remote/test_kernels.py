@@ -282,6 +282,7 @@ def test_all_pages_of_the_output_come_home_as_a_run(signed_in, pushed, tmp_path)
         ({"kernel.json": b'{"sha256": "another", "run": ""}'}, "made by the bundle another, not"),
         ({"kernel.json": b"{}"}, "does not say which code made it"),
         ({"../evil.sh": b"x"}, "unsafe file name"),
+        ({"..\\evil.sh": b"x"}, "unsafe file name"),
     ],
 )
 def test_foreign_output_is_refused_and_nothing_kept(signed_in, pushed, tmp_path, files, said):
