@@ -331,6 +331,17 @@ def test_a_file_that_changed_since_is_not_the_one_that_was_sent_by_hand(kaggle, 
     assert rows()[0]["run"] == ""
 
 
+def test_a_file_beside_the_ledger_is_a_run_s_only_where_the_run_wrote_it(kaggle, run):
+    for path in ("submissions/A.csv", "elsewhere.csv"):  # an ensemble's, say
+        Path(path).parent.mkdir(exist_ok=True)
+        Path(path).write_bytes(b"another")
+    for ref, name in ((1, "A.csv"), (2, "../elsewhere.csv")):
+        kaggle.submissions.append(Submission(SLUG, ref, name, "x", b"another", (0.6, 0.6)))
+    assert "2 submissions added (of 0 of them" in run("--sync", "--competition", SLUG)[1]
+    assert [row["sha256"] for row in rows()] == [LocalFile(Path("submissions/A.csv")).sha256, ""]
+    assert [(row["run"], row["val_score"]) for row in rows()] == [("", ""), ("", "")]
+
+
 def test_sync_misses_only_submissions_of_the_competition_that_is_asked(kaggle, run):
     ledger = Path("submissions/ledger.csv")
     append(ledger, {"competition": "other", "ref": "3"})

@@ -162,9 +162,14 @@ def test_disagreements_are_named():
     assert found.rows["public_rank"].tolist() == [3, 2, 1, 4]
     said = format_standing(found)
     assert "4 files: Spearman -0.200" in said
-    assert "d: 1. by validation, 4. by public score" in said
+    slope, start = np.polyfit([0.90, 0.92, 0.94, 0.96], [0.91, 0.92, 0.95, 0.80], 1)
+    below = start + slope * 0.96 - 0.80
+    assert below > 0
+    assert f"d: 1. by validation, 4. by public score, {below:.4f} below the line" in said
     assert "d: public score 0.800000 lies outside the validation interval 0.9600" in said
     assert "0.9200 (0.8700-0.9700)" in said
+    found = standing(planted([0.90, 0.92], [0.94, 0.98]), SLUG)
+    assert found.rows["outside"].tolist() == [False, True]
 
 
 def test_a_lower_loss_is_better():
