@@ -62,6 +62,7 @@ def test_tables_of_others_leave_their_results_where_they_shall(tables, tmp_path)
     flags = ["--predictions", "P.csv", "--labels", "L.csv", "--image-list", "list.txt"]
     flags = [str(tmp_path / flag) if "." in flag else flag for flag in flags]
     out = tmp_path / "out"
+    flags += ["--prediction-id", "file", "--label-id", "Image Index"]
     metric = ["--metric", "average_precision", "--split-name", "a test"]
     evaluate.main([*flags, *metric, "--output", str(out)])
     report = json.loads((out / "metrics.json").read_text())
@@ -158,6 +159,20 @@ def test_thresholds_of_validation_are_kept_and_judge_the_test_split(run, tmp_pat
         assert figures["threshold"] == kept["thresholds"][name]
         called = probs[:, c] >= kept["thresholds"][name]
         assert figures["f1"]["value"] == pytest.approx(f1_score(targets[:, c], called))
+
+
+def test_the_run_s_own_criterion_chooses(run):
+    values = TrainConfig().to_json().items()
+    chosen = {name: "youden" if value == "f1" else value for name, value in values}
+    write_json(run / "config.json", chosen)
+    evaluate.main(["--run", str(run), "--no-intervals"])
+    assert Thresholds.read(run, NAMES).criterion == "youden"
+
+
+def test_another_table_does_not_take_the_place_of_the_run_s_own_results(run, refused, match):
+    flags = ["--run", run, "--predictions", run / "predictions/val.csv"]
+    match("--output FOLDER", refused(evaluate.main, *flags))
+    assert not (run / "metrics.json").exists()
 
 
 def test_a_run_without_thresholds_says_how_to_choose_them(run, refused, match):

@@ -24,7 +24,7 @@ from xraycomp.console.command import run_command
 from xraycomp.console.errors import UserError
 from xraycomp.remote import sending
 from xraycomp.remote.drafts import LocalFile
-from xraycomp.remote.ledger import read_ledger
+from xraycomp.remote.ledger import append, read_ledger
 
 SLUG = "xray-demo"
 TOML = """
@@ -322,6 +322,33 @@ def test_sync_adds_what_was_sent_by_other_ways(kaggle, run):
     assert "gone.csv (2) could not be scored: broken" in run("--list")[1]
 
 
+def test_a_file_that_changed_since_is_not_the_one_that_was_sent_by_hand(kaggle, run):
+    own = Path("runs/A/submission.csv")
+    kaggle.submissions.append(Submission(SLUG, 1, own.name, "A", own.read_bytes(), (0.6, 0.6)))
+    later = time.time() + 60
+    os.utime(own, (later, later))
+    assert "1 submissions added (of 0 of them" in run("--sync", "--competition", SLUG)[1]
+    assert rows()[0]["run"] == ""
+
+
+def test_a_file_beside_the_ledger_is_a_run_s_only_where_the_run_wrote_it(kaggle, run):
+    for path in ("submissions/A.csv", "elsewhere.csv"):  # an ensemble's, say
+        Path(path).parent.mkdir(exist_ok=True)
+        Path(path).write_bytes(b"another")
+    for ref, name in ((1, "A.csv"), (2, "../elsewhere.csv")):
+        kaggle.submissions.append(Submission(SLUG, ref, name, "x", b"another", (0.6, 0.6)))
+    assert "2 submissions added (of 0 of them" in run("--sync", "--competition", SLUG)[1]
+    assert [row["sha256"] for row in rows()] == [LocalFile(Path("submissions/A.csv")).sha256, ""]
+    assert [(row["run"], row["val_score"]) for row in rows()] == [("", ""), ("", "")]
+
+
+def test_sync_misses_only_submissions_of_the_competition_that_is_asked(kaggle, run):
+    ledger = Path("submissions/ledger.csv")
+    append(ledger, {"competition": "other", "ref": "3"})
+    append(ledger, {"competition": SLUG, "status": "planned"})
+    assert "does not list" not in run("--sync", "--competition", SLUG)[1]
+
+
 def test_without_anything_to_do_it_says_what_can_be_done(kaggle, run, desk):
     assert "holds no submission yet" in run("--list")[1]
     for flags, said in (
@@ -362,6 +389,21 @@ def test_a_damaged_ledger_stops_before_anything_is_sent(kaggle, send):
     code, said = send()
     assert code == 1 and "is not a ledger" in said
     assert creations(kaggle) == []
+
+
+def test_a_ledger_that_cannot_be_written_stops_before_anything_is_sent(kaggle, send):
+    Path("submissions/.ledger.csv.lock").mkdir(parents=True)
+    code, said = send()
+    assert code == 1 and ".ledger.csv.lock" in said
+    assert creations(kaggle) == []
+
+
+def test_the_same_file_may_go_to_another_competition(kaggle, run, send):
+    assert run("--run", "runs/A")[0] == 0
+    digest = LocalFile(Path("submissions/A.csv")).sha256
+    append(Path("submissions/ledger.csv"), {"competition": "other", "ref": "3", "sha256": digest})
+    assert send("--no-wait")[0] == 0
+    assert [row["competition"] for row in rows()] == ["other", SLUG]
 
 
 def test_a_kernels_version_is_submitted_with_the_runs_scores(kaggle, run):

@@ -10,10 +10,18 @@ import torch
 
 from xraycomp.console.errors import UserError
 from xraycomp.data.competition_file import load_competition
-from xraycomp.model.checkpoint import load_best, read_checkpoint, save_best, save_checkpoint
+from xraycomp.model.checkpoint import (
+    load_best,
+    read_checkpoint,
+    restore_state,
+    resume_state,
+    save_best,
+    save_checkpoint,
+    save_state,
+)
 from xraycomp.model.config import TrainConfig
 from xraycomp.model.run import RunFolder
-from xraycomp.model.state import start_state
+from xraycomp.model.state import next_stage, start_state
 from xraycomp.model.zoo import build_model
 
 GOOD = {"model": {"w": torch.arange(6.0)}, "config": {"lr": 0.1}, "classes": ["a", "b"]}
@@ -52,6 +60,32 @@ def test_best_weights_come_back_as_the_network_that_was_saved(run_of, net):
     images = torch.randn(5, 1, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(model(images), net.eval()(images), atol=1e-6, rtol=0)
+
+
+def test_the_scale_of_the_loss_comes_back(run_of, net):
+    run = run_of()
+    for scale in (64.0, 8.0):
+        state = start_state(net, 32, CONFIG, torch.device("cpu"))
+        state.scaler = torch.amp.GradScaler("cpu", init_scale=scale)  # as on a GPU in float16
+        state.scaler.scale(torch.ones(1))
+        if scale == 64:
+            save_state(state, CONFIG, run)
+    restore_state(state, read_checkpoint(run.checkpoint), "here")
+    assert state.scaler.get_scale() == 64
+
+
+def test_a_run_goes_on_in_the_stage_that_it_was_in(run_of, net):
+    config = replace(CONFIG, stages="head:0.1:1 layer4:0.01:2")
+    run, device = run_of(config=config), torch.device("cpu")
+    state = start_state(net, 32, config, device)
+    state.epoch = 1
+    next_stage(state, config)
+    save_state(state, config, run)
+    found = resume_state(run, config, 32, device)
+    assert (found.epoch, found.stage, found.stage_start) == (1, 1, 1)
+    learns = {name for name, value in found.model.named_parameters() if value.requires_grad}
+    assert learns == {n for n, p in net.named_parameters() if "layer4" in n or ".fc." in n}
+    assert found.optimizer.state_dict() == state.optimizer.state_dict()
 
 
 @pytest.mark.parametrize("classes", [("a", "c", "b"), ("a", "b"), ("x", "y", "z")])

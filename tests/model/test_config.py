@@ -8,6 +8,7 @@ import pytest
 
 from xraycomp.console.errors import UserError
 from xraycomp.data.competition_file import built_in_slugs, load_competition
+from xraycomp.data.split import SplitPlan
 from xraycomp.model.config import TrainConfig
 
 
@@ -36,6 +37,11 @@ from xraycomp.model.config import TrainConfig
         ("resize_size", 200, "--resize-size is 200; it must be image_size or more."),
         ("time_limit", 0.0, "--time-limit is 0.0; it must be more than 0 minutes."),
         ("workers", 0, "--workers is 0; it must be at least 1."),
+        ("devices", 0, "--devices is 0; it must be at least 1."),
+        ("gamma", -1.0, "--gamma is -1.0; it must be 0 or more."),
+        ("alpha", 1.5, "--alpha is 1.5; it must be from 0 to 1."),
+        ("margin", 1.0, "--margin is 1.0; it must be at least 0 and below 1."),
+        ("max_weight", 0.0, "--max-weight is 0.0; it must be more than 0."),
         ("pool", "mean", "--pool is mean; it must be one of avg, max, attention."),
         ("head", (64, 0), "--head is (64, 0); it must be a list of widths of at least 1."),
         ("head", ("64",), "--head is ('64',); it must be a list of widths of at least 1."),
@@ -134,6 +140,7 @@ def test_a_whole_number_will_do_for_a_fraction():
         ({"epochs": True}, r"x\.toml: recipe\.epochs is True but must be a int\."),
         ({"epochs": 2.5}, r"x\.toml: recipe\.epochs is 2\.5 but must be a int\."),
         ({"flip": 1}, r"x\.toml: recipe\.flip is 1 but must be a bool\."),
+        ({"lr": True}, r"x\.toml: recipe\.lr is True but must be a float\."),
         ({"lr": "fast"}, r"x\.toml: recipe\.lr is 'fast' but must be a float\."),
         ({"resize_size": "256"}, r"x\.toml: recipe\.resize_size is '256' but must be a int\."),
         ({"time_limit": "long"}, r"x\.toml: recipe\.time_limit is 'long' but must be a float\."),
@@ -146,6 +153,12 @@ def test_a_whole_number_will_do_for_a_fraction():
 def test_a_wrong_recipe_is_refused_and_the_file_named(recipe, sentence):
     with pytest.raises(UserError, match=sentence):
         TrainConfig.from_recipe(recipe, "x.toml")
+
+
+def test_the_images_are_parted_as_the_settings_say():
+    given = {"test_fraction": 0.2, "val_fraction": 0.3, "folds": 5, "fold": 3, "seed": 7}
+    plan = TrainConfig(**given, drop_no_finding=True).split_plan
+    assert plan == SplitPlan(**given, drop_no_finding=True)
 
 
 @pytest.mark.parametrize("slug", built_in_slugs())

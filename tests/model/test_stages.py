@@ -129,6 +129,11 @@ def test_layers_that_are_frozen_are_in_evaluation_mode(network):
     assert training == {"", "layer4", "layer4.1", "avgpool", "fc"} | {
         f"layer4.1.{name}" for name in ("conv1", "bn1", "relu", "conv2", "bn2")
     }
+    body = network("mobilenet_v3_small").body
+    train_from(body, "features.12")
+    modes = {name: module.training for name, module in body.named_modules()}
+    assert modes["features"] and modes["features.12"]
+    assert not modes["features.1"]  # the start of that name, but not around that layer
     train_from(network("vgg11_bn").body, "classifier.3")
     dropouts = [m.training for m in network("vgg11_bn").body.modules() if isinstance(m, nn.Dropout)]
     assert dropouts == [False, True]

@@ -15,6 +15,8 @@ import pytest
 import xraycomp
 from xraycomp.console.errors import UserError
 from xraycomp.remote.bundle import MAX_BYTES, build, is_stale, remove_stale
+from xraycomp.remote.launcher import source_digest
+from xraycomp.remote.leaks import check_no_credentials
 
 PACKAGE = Path(xraycomp.__file__).parent
 BUILD = """
@@ -122,6 +124,23 @@ def test_outputs_in_subfolders_are_not_bundled(make_kernel: Make) -> None:
     assert build(folder) == first
 
 
+def test_links_are_not_bundled(tmp_path: Path, make_kernel: Make) -> None:
+    folder = make_kernel()
+    first = build(folder)
+    (tmp_path / "private.py").write_text("print(1)\n")
+    (folder / "private.py").symlink_to(tmp_path / "private.py")
+    assert build(folder) == first
+
+
+def test_the_digest_tells_which_file_holds_what() -> None:
+    files = {"a.py": b"1\n", "b.py": b"2\n"}
+    digest = source_digest(files)
+    assert source_digest(dict(reversed(files.items()))) == digest
+    for others in ({"a.py": b"2\n", "b.py": b"1\n"}, {"a.py": b"1\n2\n", "b.py": b""}):
+        assert source_digest(others) != digest
+    assert source_digest({"c.py": b"1\n", "d.py": b"2\n"}) != digest
+
+
 def test_more_than_kaggle_takes_is_refused_with_the_largest_files(make_kernel: Make) -> None:
     folder = make_kernel()
     noise = "".join(hashlib.sha256(bytes([i % 256, i // 256])).hexdigest() for i in range(25_000))
@@ -177,6 +196,29 @@ def test_credentials_are_refused_and_never_shown(
     assert where in said and sort in said and ", line " in said
     assert secret not in said
     assert not (folder / "kernel.py").exists()
+
+
+@pytest.mark.parametrize(
+    ("variable", "place", "text"),
+    [
+        ("KAGGLE_CONFIG_DIR", "elsewhere", '{"username": "me", "key": "out-of-the-way"}'),
+        ("KAGGLE_API_TOKEN", "elsewhere/kaggle.json", "out-of-the-way\n"),
+    ],
+)
+def test_credentials_are_known_wherever_a_variable_says_that_they_lie(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, place: str, text: str
+) -> None:
+    for name in ("KAGGLE_CONFIG_DIR", "KAGGLE_API_TOKEN", "KAGGLE_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "kaggle.json").write_text(text)
+    files = {"train.py": b'WORD = "out-of-the-way"\n'}
+    check_no_credentials(files)
+    monkeypatch.setenv(variable, str(tmp_path / place))
+    with pytest.raises(UserError, match=r"train\.py, line 1 holds") as caught:
+        check_no_credentials(files)
+    assert "out-of-the-way" not in str(caught.value)
 
 
 HELLO = """

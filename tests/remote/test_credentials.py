@@ -103,6 +103,13 @@ def test_a_token_variable_may_name_a_file(place, tmp_path):
         assert kaggle.username == USER
 
 
+def test_a_token_that_is_no_longer_active_names_nobody(place, signed_in):
+    place(access_token=TOKEN)
+    signed_in.fault("IntrospectToken", answer={"active": False, "username": USER})
+    with connect() as kaggle, pytest.raises(UserError, match=r"refused ~/.kaggle/access_token"):
+        kaggle.username  # noqa: B018 - asks Kaggle
+
+
 def test_the_config_folder_holds_for_kaggle_json_only(place, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere/kaggle.json").write_text(json.dumps(GOOD_JSON))

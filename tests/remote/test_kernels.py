@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from kaggle_server import KEY, USER, Dataset, KernelVersion
 
 from xraycomp.console.errors import UserError
 from xraycomp.kernel import main
+from xraycomp.model.config import TrainConfig
+from xraycomp.model.run import RunFolder
 from xraycomp.remote import kernels, waiting
 from xraycomp.remote.bundle import build
 from xraycomp.remote.client import connect
@@ -77,7 +80,10 @@ def output_of(server, files, status="COMPLETE", log="done\n"):
     server.run_kernel = run
 
 
-def test_the_request_is_the_one_that_the_plain_client_makes(signed_in, folder, pushed, kaggle_cli):
+def test_the_request_is_the_one_that_the_plain_client_makes(
+    signed_in, folder, change, pushed, kaggle_cli
+):
+    change(enable_gpu=True, machine_shape="NvidiaTeslaT4")
     note = pushed()
     assert (note.ref, note.version) == (f"{USER}/phantom-resnet18", 1)
     assert read_pushed(folder) == note
@@ -283,12 +289,44 @@ def test_all_pages_of_the_output_come_home_as_a_run(signed_in, pushed, tmp_path)
         pull(kaggle, note, tmp_path / "runs", tmp_path / "submissions")
 
 
+@pytest.mark.parametrize("competition", ["phantom", "/kaggle/src/mine.toml"])
+def test_a_run_that_came_home_names_the_places_of_this_machine(
+    signed_in, pushed, tmp_path, competition
+):
+    kaggle = Path("/kaggle/working")
+    config = TrainConfig(
+        competition=competition,
+        name="r",
+        data=Path("/kaggle/input/phantom"),
+        resume=kaggle / "runs/r",
+        data_dir=Path("/tmp/x"),
+        runs_dir=kaggle / "runs",
+        submissions_dir=kaggle / "submissions",
+        epochs=3,
+    )
+    output_of(signed_in, {"runs/r/config.json": json.dumps(config.to_json()).encode()})
+    note = pushed()
+    with connect() as client:
+        home = pull(client, note, tmp_path / "runs", tmp_path / "submissions")
+    assert RunFolder(home).config() == replace(
+        config,
+        competition="phantom" if competition == "phantom" else str(home / "competition.toml"),
+        name=home.name,
+        data=None,
+        resume=None,
+        data_dir=Path("data"),
+        runs_dir=tmp_path / "runs",
+        submissions_dir=tmp_path / "submissions",
+    )
+
+
 @pytest.mark.parametrize(
     ("files", "said"),
     [
         ({"kernel.json": b'{"sha256": "another", "run": ""}'}, "made by the bundle another, not"),
         ({"kernel.json": b"{}"}, "does not say which code made it"),
         ({"../evil.sh": b"x"}, "unsafe file name"),
+        ({"..\\evil.sh": b"x"}, "unsafe file name"),
     ],
 )
 def test_foreign_output_is_refused_and_nothing_kept(signed_in, pushed, tmp_path, files, said):

@@ -49,7 +49,7 @@ def planted(validation, public, metric="macro_f1"):
 def test_rows_are_appended_found_and_updated(book):
     assert read_ledger(book).empty
     append(book, {"competition": SLUG, "ref": "7", "sha256": "ab", "run": "A, B", "status": "X"})
-    append(book, {"competition": SLUG, "ref": "8", "sha256": "cd"})
+    append(book, {"competition": SLUG, "ref": "77", "sha256": "cd"})
     update(book, sent(7, "COMPLETE", "0.75000"))
     update(book, sent(7, "COMPLETE", "", "0.70000"))  # a score that was there stays
     table = read_ledger(book)
@@ -114,7 +114,11 @@ def test_the_metrics_of_a_run_become_columns(tmp_path):
     report = {
         "competition_slug": SLUG,
         "split": "validation split",
-        "overall": {"accuracy": entry, "macro_f1": entry, "macro_auroc": {**entry, "low": None}},
+        "overall": {
+            "accuracy": entry,
+            "macro_f1": {**entry, "value": 0.89},
+            "macro_auroc": {**entry, "low": None},
+        },
         "competition": {
             "metric": "hard_label_auroc",
             "public": {**entry, "value": 0.91},
@@ -126,6 +130,7 @@ def test_the_metrics_of_a_run_become_columns(tmp_path):
     assert slug == SLUG and set(columns) <= set(COLUMNS)
     assert (columns["metric"], columns["val_score"]) == ("hard_label_auroc", "0.910000")
     assert (columns["val_private"], columns["val_accuracy_high"]) == ("0.920000", "0.950000")
+    assert (columns["val_accuracy"], columns["val_macro_f1"]) == ("0.900000", "0.890000")
     assert columns["val_macro_auroc_low"] == ""
     for spoilt, said in (
         ({**report, "split": "training split (seen in training)"}, "not the validation split"),
@@ -157,9 +162,14 @@ def test_disagreements_are_named():
     assert found.rows["public_rank"].tolist() == [3, 2, 1, 4]
     said = format_standing(found)
     assert "4 files: Spearman -0.200" in said
-    assert "d: 1. by validation, 4. by public score" in said
+    slope, start = np.polyfit([0.90, 0.92, 0.94, 0.96], [0.91, 0.92, 0.95, 0.80], 1)
+    below = start + slope * 0.96 - 0.80
+    assert below > 0
+    assert f"d: 1. by validation, 4. by public score, {below:.4f} below the line" in said
     assert "d: public score 0.800000 lies outside the validation interval 0.9600" in said
     assert "0.9200 (0.8700-0.9700)" in said
+    found = standing(planted([0.90, 0.92], [0.94, 0.98]), SLUG)
+    assert found.rows["outside"].tolist() == [False, True]
 
 
 def test_a_lower_loss_is_better():

@@ -10,7 +10,15 @@ from kaggle_server import KEY, KernelVersion, Submission
 from xraycomp.console.errors import UserError
 from xraycomp.remote import sending, submissions
 from xraycomp.remote.client import LostAnswer, connect
-from xraycomp.remote.drafts import Draft, KernelOutput, LocalFile, marked_kernel, without_mark
+from xraycomp.remote.drafts import (
+    Draft,
+    KernelOutput,
+    LocalFile,
+    bears,
+    marked_kernel,
+    marks_a_file,
+    without_mark,
+)
 from xraycomp.remote.submissions import (
     list_submissions,
     remaining,
@@ -141,6 +149,18 @@ def test_an_answer_lost_before_the_effect_says_that_nothing_was_sent(
     assert kaggle.submissions == [] and len(creations(kaggle)) == 1
 
 
+def test_neither_an_earlier_nor_another_submission_is_taken_for_the_one_that_was_lost(
+    kaggle, account, file
+):
+    send(account, SLUG, file, "A")
+    before = list_submissions(account, SLUG)
+    other = Submission(SLUG, 7, "B.csv", "B [0123456789ab]", b"x", (0.5, 0.5))  # by a team mate
+    kaggle.submissions.append(other)
+    kaggle.fault("CreateSubmission", drop=True)
+    with pytest.raises(LostAnswer, match="it was not sent"):
+        send(account, SLUG, file, "A", before)
+
+
 def test_where_the_list_fails_too_it_is_left_open(kaggle, account, file, match):
     kaggle.fault("CreateSubmission", lose_answer=True)
     with pytest.raises(LostAnswer) as error:
@@ -242,6 +262,10 @@ def test_a_mark_comes_off_again_and_hides_secrets(account, file):
 
     assert without_mark(described("two\nlines")) == "two lines"
     assert without_mark("by hand [draft two]") == "by hand [draft two]"
+    quoted = f"{described('as')} once more"
+    assert without_mark(quoted) == quoted and not marks_a_file(quoted)
+    assert bears(described("two"), file.mark)
+    assert not bears(described("two").replace("]", "0]"), file.mark)
     kernel = described("k", KernelOutput("ada/demo", 3, "out.csv"))
     assert (without_mark(kernel), marked_kernel(kernel)) == ("k", "ada/demo/3")
     assert KEY not in described(f"key {KEY}")

@@ -1,8 +1,9 @@
-"""What the tests of judgements share: a competition to be judged for, and no warnings."""
+"""What the tests of judgements share: a competition to be judged for, figures, no warnings."""
 
 import warnings
 
 import pytest
+from matplotlib.figure import Figure
 
 from xraycomp.data.competition import Competition, Labelled
 from xraycomp.report.metrics import judge
@@ -42,3 +43,16 @@ def findings(judged):
         )
 
     return _findings
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The axes of each figure that is written to a file."""
+    axes, save = [], Figure.savefig
+
+    def keep(figure, *args, **options):
+        axes.append(figure.axes[0])
+        save(figure, *args, **options)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    return axes

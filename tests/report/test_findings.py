@@ -166,6 +166,14 @@ def test_the_report_holds_the_competition_score(findings, metric):
     assert report["competition"] == {"metric": metric, "score": overall[name]}
 
 
+def test_two_findings_are_scored_by_their_mean_and_not_as_two_classes(findings):
+    targets, probs = planted(k=2)
+    report = findings(targets, probs, NAMES[:2], resamples=20)
+    areas = [report["classes"][name]["auroc"]["value"] for name in NAMES[:2]]
+    assert areas[0] != areas[1]
+    assert report["competition"]["score"]["value"] == pytest.approx(np.mean(areas))
+
+
 def test_epoch_scores_are_those_of_the_report_at_one_half(findings):
     targets, probs = planted(unknown=0.2)
     targets[:, 1] = 0  # and some are called all the same

@@ -111,10 +111,27 @@ def test_binary_auroc_is_that_of_the_score(judged, positive):
     assert report["competition"]["score"]["value"] == pytest.approx(expected)
 
 
+def test_without_a_positive_class_it_is_the_last(judged):
+    labels, probs = predictions(150, 2)
+    report = judged(np.eye(2)[labels], probs, ["well", "sick"], metric="average_precision")
+    expected = sk.average_precision_score(labels, probs[:, 1])
+    assert report["competition"]["score"]["value"] == pytest.approx(expected)
+    assert sk.average_precision_score(1 - labels, probs[:, 0]) != pytest.approx(expected)
+
+
 def test_log_loss_of_a_certain_mistake_is_finite(judged):
     labels, probs = np.array([0, 1, 1]), np.array([[0.0, 1.0], [0.0, 1.0], [0.25, 0.75]])
     found = judged(np.eye(2)[labels], probs, ["a", "b"])["overall"]["log_loss"]
     assert found["value"] == pytest.approx(sk.log_loss(labels, probs))
+
+
+def test_log_loss_is_that_of_rows_scaled_to_sum_to_one(judged):
+    labels, probs = predictions(50, 3)
+    rough = probs * np.linspace(0.991, 1.009, 50)[:, None]
+    rough[rough > 1] = 1
+    found = judged(np.eye(3)[labels], rough, ["a", "b", "c"])["overall"]["log_loss"]
+    scaled = rough / rough.sum(axis=1, keepdims=True)
+    assert found["value"] == pytest.approx(sk.log_loss(labels, scaled), rel=1e-9)
 
 
 def test_epoch_scores():
@@ -252,7 +269,12 @@ def test_the_table_shows_the_report(judged):
     covid = report["classes"]["covid"]
     row = next(line for line in lines if line.startswith("covid "))
     assert row.split()[1:3] == [str(covid["support"]), f"{covid['sensitivity']['value']:.3f}"]
-    assert row.split()[-1] == f"{covid['called_normal']['value']:.3f}"
+    shown = [covid[name]["value"] for name in (
+        "false_positive_rate", "false_negative_rate", "called_normal"
+    )]  # fmt: skip
+    assert row.split()[-3:] == [f"{value:.3f}" for value in shown]
+    header = next(line for line in lines if line.startswith("class "))
+    assert header.split()[-4:] == ["FPR", "FNR", "as", "normal"]
     assert next(line for line in lines if line.startswith("normal ")).endswith("n/a")
     matrix = [line.split()[1:] for line in lines[-4:]]
     assert matrix == [[f"{count:,}" for count in row] for row in report["confusion"]]

@@ -1,11 +1,14 @@
 """Real PNG files, opened again."""
 
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
+from sklearn.metrics import roc_auc_score, roc_curve
 
 from xraycomp.console.errors import UserError
 from xraycomp.report.plots import PALETTE, plot_confusion, plot_roc
@@ -47,6 +50,41 @@ def test_roc_has_a_curve_of_its_own_colour_for_each_class(tmp_path, k):
     assert [file.name for file in tmp_path.iterdir()] == ["roc.png"]
 
 
+def test_each_curve_and_the_figures_beside_it_are_those_of_its_class(tmp_path, drawn):
+    labels, probs = predictions(90, 3)
+    draw_roc(tmp_path / "roc.png", labels, probs, ["a", "b", "c"], "title")
+    (axes,) = drawn
+    assert axes.get_xlabel().startswith("false-positive rate")
+    assert axes.get_ylabel().startswith("true-positive rate")
+    legend = axes.get_legend()
+    for c, (line, sample, text) in enumerate(
+        zip(axes.lines[1:], legend.get_lines(), legend.get_texts(), strict=True)
+    ):
+        of_class = labels == c, probs[:, c]
+        np.testing.assert_allclose(line.get_xydata().T, roc_curve(*of_class)[:2])
+        assert sample.get_color() == line.get_color() == PALETTE[c]
+        name, figures = text.get_text().split("\n")
+        value, low, high = map(float, re.findall(r"0\.\d{3}", figures))
+        assert name == "abc"[c]
+        assert value == pytest.approx(roc_auc_score(*of_class), abs=5e-4)
+        assert low < value < high
+
+
+def test_the_matrix_has_a_row_a_true_class_and_shares_of_that_row(tmp_path, drawn):
+    confusion = np.array([[6, 2, 0], [1, 2, 1], [0, 0, 0]])
+    plot_confusion(tmp_path / "confusion.png", confusion, ["a", "b", "c"], "title")
+    (axes,) = drawn
+    assert (axes.get_ylabel(), axes.get_xlabel()) == ("true class", "predicted class")
+    cells = {text.get_position(): text.get_text() for text in axes.texts}
+    share = [["75.0%", "25.0%", "0.0%"], ["25.0%", "50.0%", "25.0%"], ["n/a"] * 3]
+    assert cells == {
+        (column, row): f"{confusion[row, column]}\n{share[row][column]}"
+        for row, column in np.ndindex(3, 3)
+    }
+    colours = [[0.75, 0.25, 0], [0.25, 0.5, 0.25], [0, 0, 0]]
+    np.testing.assert_array_equal(axes.images[0].get_array(), colours)
+
+
 @pytest.mark.parametrize("k", [2, 5, 14])
 def test_confusion_is_drawn(tmp_path, k):
     labels, probs = predictions(20 * k, k)
@@ -80,12 +118,22 @@ def test_a_class_without_images_and_odd_names_are_drawn(tmp_path):
     assert pixels(tmp_path / "confusion.png").size
 
 
-def test_an_older_file_is_replaced_and_a_failure_leaves_it(tmp_path):
+def test_an_older_file_is_replaced_and_a_failure_leaves_it(tmp_path, monkeypatch):
+    def half(figure, place, **options):
+        place.write_bytes(b"half")
+        raise OSError("no space")
+
     path = tmp_path / "confusion.png"
     path.write_bytes(b"old")
     with pytest.raises(ValueError, match="shape"):
         plot_confusion(path, [[1, 2]], ["a", "b"], "title")
     assert path.read_bytes() == b"old"
+    monkeypatch.setattr(Figure, "savefig", half)
+    with pytest.raises(OSError, match="no space"):
+        plot_confusion(path, [[1, 2], [3, 4]], ["a", "b"], "title")
+    assert path.read_bytes() == b"old"
+    assert [file.name for file in tmp_path.iterdir()] == ["confusion.png"]
+    monkeypatch.undo()
     plot_confusion(path, [[1, 2], [3, 4]], ["a", "b"], "title")
     assert pixels(path).size
 

@@ -58,6 +58,9 @@ def test_a_threshold_lies_between_probabilities_and_is_the_highest_of_equals():
     # F1 is 2/3 from 0.8 on and from 0.2 on.
     found = choose_thresholds(np.c_[[1, 0, 0, 1]], np.c_[[0.8, 0.6, 0.4, 0.2]], ["a"], SPLIT)
     assert found.values["a"] == pytest.approx(0.7)
+    # All are best called: the threshold keeps its distance from the lowest of them.
+    found = choose_thresholds(np.c_[[0, 1, 1]], np.c_[[0.8, 0.6, 0.4]], ["a"], SPLIT)
+    assert found.values["a"] == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.3, 1.0])
@@ -94,15 +97,19 @@ def test_thresholds_come_back_from_their_file(tmp_path):
     path = tmp_path / "thresholds.json"
     chosen.write(path)
     assert Thresholds.read(path, NAMES) == Thresholds.read(tmp_path, NAMES) == chosen
-    with pytest.raises(UserError, match="for other classes than Mass, Edema"):
-        Thresholds.read(path, NAMES[:2])
+    for others in (NAMES[:2], ["Mass", "Hernia", "Edema"]):
+        with pytest.raises(UserError, match=f"for other classes than {', '.join(others)}"):
+            Thresholds.read(path, others)
     content = json.loads(path.read_text())
     assert content["criterion"] == "f1"
     assert content["split"] == SPLIT
     assert list(content["thresholds"]) == NAMES
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"thresholds": {}, "criterion": "best"}'])
+UNKNOWN = '{"thresholds": {}, "criterion": "best", "split": "", "fixed": []}'
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", UNKNOWN])
 def test_a_damaged_or_missing_file_is_one_sentence(tmp_path, text):
     path = tmp_path / "thresholds.json"
     with pytest.raises(UserError, match="There are no thresholds"):
