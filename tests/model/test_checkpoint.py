@@ -70,7 +70,7 @@ def test_the_scale_of_the_loss_comes_back(run_of, net):
         state.scaler.scale(torch.ones(1))
         if scale == 64:
             save_state(state, CONFIG, run)
-    restore_state(state, read_checkpoint(run.checkpoint), "here")
+    restore_state(state, read_checkpoint(run.checkpoint), CONFIG, "here")
     assert state.scaler.get_scale() == 64
 
 

@@ -157,7 +157,7 @@ def test_a_wrong_recipe_is_refused_and_the_file_named(recipe, sentence):
 
 def test_the_images_are_parted_as_the_settings_say():
     given = {"test_fraction": 0.2, "val_fraction": 0.3, "folds": 5, "fold": 3, "seed": 7}
-    plan = TrainConfig(**given, drop_no_finding=True).split_plan
+    plan = TrainConfig(**given, drop_no_finding=True).split_plan()
     assert plan == SplitPlan(**given, drop_no_finding=True)
 
 

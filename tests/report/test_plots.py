@@ -1,5 +1,6 @@
 """Real PNG files, opened again."""
 
+import errno
 import re
 import subprocess
 import sys
@@ -121,7 +122,7 @@ def test_a_class_without_images_and_odd_names_are_drawn(tmp_path):
 def test_an_older_file_is_replaced_and_a_failure_leaves_it(tmp_path, monkeypatch):
     def half(figure, place, **options):
         place.write_bytes(b"half")
-        raise OSError("no space")
+        raise OSError(errno.ENOSPC, "no space")
 
     path = tmp_path / "confusion.png"
     path.write_bytes(b"old")
