@@ -1,6 +1,7 @@
 """The warp against torchvision, planted points, and the ranges of everything random."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from torchvision.transforms import ToTensor as ToUnit
 from torchvision.transforms import functional as TF
 
 from xraycomp.data.cache import build_cache
-from xraycomp.model.augment import _affine, mix, prepare
+from xraycomp.model.augment import _affine, draw, prepare
 from xraycomp.model.config import TrainConfig
 
 MEAN, STD = 0.5, 0.25
@@ -42,12 +43,13 @@ def unit(prepared):
 
 
 def drawn(images, changed, seed=0):
-    return prepare(images, changed, MEAN, STD, np.random.default_rng(seed))
+    draws = draw(len(images), changed, np.random.default_rng(seed))
+    return prepare(images, changed, MEAN, STD, draws)
 
 
 def warp(images, size, **constants):
     """What ``prepare`` does with one matrix, for constants instead of draws."""
-    theta = torch.from_numpy(_affine(len(images), images.shape[-1], size, **constants))
+    theta = torch.from_numpy(_affine(len(images), images.shape[-1], size, **constants)).float()
     grid = F.affine_grid(theta, [len(images), 1, size, size], align_corners=False)
     return F.grid_sample(images[:, None].float(), grid, align_corners=False)[:, 0]
 
@@ -256,28 +258,6 @@ def test_erasing_hits_its_share_of_the_images():
     assert abs(int(hit.sum()) - 120) < 37  # four standard deviations
 
 
-def test_mixup_mixes_images_and_targets_with_the_same_share():
-    values = torch.linspace(0, 1, 8)
-    images = values.view(8, 1, 1, 1).expand(8, 1, 3, 3)
-    for seed in range(20):
-        mixed, targets = mix(images, torch.eye(8), 0.4, np.random.default_rng(seed))
-        torch.testing.assert_close(targets.sum(dim=1), torch.ones(8))
-        torch.testing.assert_close(mixed[:, 0, 0, 0], targets @ values)
-        torch.testing.assert_close(mixed, mixed[:, :, :1, :1].expand_as(mixed))
-        own = targets.diagonal()[targets.diagonal() < 1 - 1e-6]
-        torch.testing.assert_close(own, own[:1].expand_as(own))  # one share a batch
-
-
-def test_mixup_draws_its_share_from_a_symmetric_beta():
-    alpha = 0.4
-    shares = []
-    for seed in range(600):
-        _, targets = mix(torch.rand(8, 1, 1, 1), torch.eye(8), alpha, np.random.default_rng(seed))
-        shares.append(targets.diagonal().min().item())
-    assert abs(np.mean(shares) - 0.5) < 0.07
-    assert abs(np.var(shares) - 1 / (4 * (2 * alpha + 1))) < 0.02
-
-
 STRONG = {
     "flip": True,
     "rotation": 20.0,
@@ -299,7 +279,8 @@ def test_the_same_seed_draws_the_same_batch_and_another_one_does_not():
 @pytest.mark.parametrize("cached", [16, 17, 19, 20])
 def test_training_without_any_strength_equals_evaluation(cached):
     images, settings = noise(4, cached), config(16, cached)
-    assert torch.equal(drawn(images, settings), prepare(images, settings, MEAN, STD))
+    found = drawn(images, settings)
+    torch.testing.assert_close(found, prepare(images, settings, MEAN, STD), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("setting", [{"flip": True}, {"rotation": 10.0}, {"random_crop": True}])
@@ -322,6 +303,28 @@ def test_evaluation_of_an_image_does_not_depend_on_the_batch():
     together = prepare(images, settings, MEAN, STD)
     alone = torch.cat([prepare(image[None], settings, MEAN, STD) for image in images])
     torch.testing.assert_close(together, alone, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("size", [16, 12, 31])
+def test_the_warp_is_that_of_torch_s_affine_grid(size):
+    """Films may come out in another size than evaluation's and show the same part of it."""
+    images, settings = noise(6, 20), config(16, 20, **{**STRONG, "brightness": 0, "contrast": 0})
+    settings = replace(settings, erasing=0.0)
+    draws = draw(6, settings, np.random.default_rng(0), size)
+    grid = F.affine_grid(draws.theta, [6, 1, size, size], align_corners=False)
+    wanted = F.grid_sample(images[:, None] / 255, grid, align_corners=False)[:, 0]
+    found = unit(prepare(images, settings, MEAN, STD, draws))
+    assert found.shape == (6, size, size)
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)
+
+
+def test_a_row_of_draws_belongs_to_its_image():
+    images, settings = noise(6, 20), config(16, 20, **STRONG)
+    draws = draw(6, settings, np.random.default_rng(0))
+    together = prepare(images, settings, MEAN, STD, draws)
+    for rows in (slice(2, 5), torch.tensor([4, 1])):
+        alone = prepare(images[rows], settings, MEAN, STD, draws[rows])
+        torch.testing.assert_close(alone, together[rows], atol=1e-6, rtol=0)
 
 
 def test_the_input_is_left_as_it_was():

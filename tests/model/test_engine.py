@@ -82,42 +82,45 @@ def test_the_row_of_an_epoch_says_what_sklearn_says(begin, toy, plain_config):
 
 
 def test_averaged_weights_equal_the_average_by_hand(begin):
-    state, go, run = begin(epochs=2, lr=0.05, ema_decay=0.8)
+    state, go, run = begin(epochs=2, lr=0.05, ema_decay=0.6)
+    average = weights_of(state.model)
     seen = []
     after_each_step(state, lambda _: seen.append(weights_of(state.model)))
     go()
     assert len(seen) == 24
-    average = seen[0]
-    for weights in seen[1:]:
-        average = {key: 0.8 * average[key] + 0.2 * weights[key] for key in average}
+    decays = [min(0.6, (1 + t) / (10 + t)) for t in range(24)]
+    assert decays[11] < 0.6 == decays[13]
+    for decay, weights in zip(decays, seen, strict=True):
+        average = {key: decay * average[key] + (1 - decay) * weights[key] for key in average}
     kept = read_checkpoint(run.checkpoint)["ema"]
     for key, value in average.items():
         torch.testing.assert_close(state.judged.state_dict()[key], value, atol=1e-6, rtol=0)
-        torch.testing.assert_close(kept[f"module.{key}"], value, atol=1e-6, rtol=0)
+        torch.testing.assert_close(kept[key], value, atol=1e-6, rtol=0)
         assert not torch.equal(value, seen[-1][key])
 
 
 def test_statistics_of_batch_norm_are_averaged_too(begin, tiny_net):
     net = tiny_net()
     net.body.insert(1, nn.BatchNorm2d(8))
-    state, go, _ = begin(net=net, ema_decay=0.8)
+    state, go, _ = begin(net=net, ema_decay=0.1)
     seen = []
     after_each_step(state, lambda _: seen.append(state.model.body[1].running_mean.clone()))
     go()
-    average = seen[0]
-    for mean in seen[1:]:
-        average = 0.8 * average + 0.2 * mean
+    average = torch.zeros(8)
+    for mean in seen:
+        average = 0.1 * average + 0.9 * mean
+    assert state.judged.body[1].num_batches_tracked == len(seen)
     torch.testing.assert_close(state.judged.body[1].running_mean, average, atol=1e-6, rtol=0)
 
 
 def test_the_averaged_network_is_the_one_that_is_judged_and_kept(begin, toy, plain_config):
     state, go, run = begin(epochs=1, lr=0.05, ema_decay=0.9)
     go()
-    averaged = log_loss(state.ema.module, toy[1], plain_config())
+    averaged = log_loss(state.ema, toy[1], plain_config())
     assert run.epochs()["val_loss"].iloc[0] == pytest.approx(averaged, abs=1e-6)
     assert averaged != pytest.approx(log_loss(state.model, toy[1], plain_config()), abs=1e-3)
     for key, value in read_checkpoint(run.best)["model"].items():
-        assert torch.equal(value, state.ema.module.state_dict()[key])
+        assert torch.equal(value, state.ema.state_dict()[key])
 
 
 def planted(scores):
@@ -308,8 +311,8 @@ def images_shown(state):
     """A list that gets each batch of images that the network is trained on."""
     seen = []
 
-    def look(_, args):
-        if torch.is_grad_enabled():  # else it is judged
+    def look(model, args):
+        if model.body.training:  # else it is judged, or its cost is counted
             seen.append(args[0].clone())
 
     state.model.register_forward_pre_hook(look)

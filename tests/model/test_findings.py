@@ -9,7 +9,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from xraycomp.data.batches import ImageSet
 from xraycomp.model import engine
-from xraycomp.model.augment import mix
+from xraycomp.model.epoch import plan_epoch
 from xraycomp.model.inference import predict_probs
 from xraycomp.report.metrics import epoch_scores
 
@@ -104,8 +104,6 @@ def test_shares_of_several_processes_weigh_by_their_known_labels(
     start, films, plain_config, monkeypatch
 ):
     """The mean over the processes is the gradient of the whole batch."""
-    unknown = np.isnan(films[0].targets).any(axis=1)
-    positions = np.concatenate([np.flatnonzero(unknown)[:4], np.flatnonzero(~unknown)[:4]])
 
     def gradients(name, part, processes):
         state, _, run = start(name)
@@ -116,28 +114,16 @@ def test_shares_of_several_processes_weigh_by_their_known_labels(
             engine, "reduce_gradients", lambda all_: found.extend(p.grad.clone() for p in all_)
         )
         loop = engine.Loop(state, *films, plain_config(), run, scores)
-        loss = loop.step(positions)
+        plan = plan_epoch(films[0], None, plain_config(), 0, torch.device("cpu"))
+        first, second = plan.n_known[:4].sum(), plan.n_known[4:8].sum()
+        assert first != second  # else a plain mean would do
+        loss = loop.step(plan, loop.blocks(plan))
         return [*found, loss]
 
     whole = gradients("whole", slice(0, 8), 1)
     halves = [gradients(f"half {n}", slice(4 * n, 4 * n + 4), 2) for n in (0, 1)]
     for wanted, one, other in zip(whole, *halves, strict=True):
         torch.testing.assert_close((one + other) / 2, wanted, atol=1e-6, rtol=1e-5)
-
-
-def test_mixing_with_what_is_not_known_is_not_known():
-    targets = torch.tensor([[1.0, float("nan")], [0.0, 1.0], [1.0, 0.0], [0.0, float("nan")]])
-    images = torch.arange(4.0).view(4, 1, 1, 1)
-    for seed in range(5):
-        generator = np.random.default_rng(seed)
-        mixed, soft = mix(images, targets, 0.4, generator)
-        again = np.random.default_rng(seed)
-        again.beta(0.4, 0.4)
-        other = again.permutation(4)
-        unknown = targets.isnan() | targets[other].isnan()
-        assert torch.equal(soft.isnan(), unknown)
-        assert ((soft[:, 0] >= 0) & (soft[:, 0] <= 1)).all()
-        assert mixed.isfinite().all()
 
 
 def test_mixup_smoothing_and_averaging_go_with_unknown_labels(start):

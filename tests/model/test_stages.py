@@ -258,14 +258,14 @@ def test_patience_ends_the_stage_and_not_the_training(staged):
 
 def stop_at(monkeypatch, step):
     """Press Ctrl-C in that step of the training."""
-    real, calls = engine.prepare, iter(range(1, 10_000))
+    real, calls = engine.Loop.step, iter(range(1, 10_000))
 
-    def prepare(*args):
+    def step_and_stop(*args):
         if next(calls) == step:
             os.kill(os.getpid(), signal.SIGINT)
         return real(*args)
 
-    monkeypatch.setattr(engine, "prepare", prepare)
+    monkeypatch.setattr(engine.Loop, "step", step_and_stop)
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from xraycomp.data.labels import rarity
 class Rows(Protocol):
     """Images on disk, or codes that stand for them, one a row."""
 
-    def gather(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """Copy ``rows`` (int array (n,)) into a new array of shape (n, ...)."""
+    def gather(self, rows: NDArray[np.int64]) -> Any:
+        """Copy ``rows`` (int array (n,)) into a new array, or tensor, of shape (n, ...)."""
         ...
 
 

@@ -1,6 +1,8 @@
 """From cached uint8 images to network input, on the device, by one warp of the whole batch."""
 
 import math
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -12,86 +14,107 @@ from torch import Tensor
 from xraycomp.model.config import TrainConfig
 
 
+@dataclass(frozen=True)
+class Draws:
+    """The random changes of some images, one row an image, on one device."""
+
+    size: int
+    """Side of the images that come out, in pixels."""
+    theta: Tensor
+    """What the warp does: float32 matrices (n, 2, 3) from output to input places, both in -1..1."""
+    tones: Tensor
+    """What is added to an image in 0..1, and the factor of its contrast: float32 (n, 2)."""
+    boxes: Tensor
+    """The rectangle to blank, in pixels from top and left: top, bottom, left, right; float32
+    (n, 4), of no area where nothing is blanked."""
+
+    def __getitem__(self, rows: slice | Tensor) -> Self:
+        return type(self)(self.size, self.theta[rows], self.tones[rows], self.boxes[rows])
+
+    def to(self, device: torch.device) -> Self:
+        """The same draws on ``device``."""
+        return type(self)(
+            self.size, self.theta.to(device), self.tones.to(device), self.boxes.to(device)
+        )
+
+
+def draw(
+    n_images: int, config: TrainConfig, generator: Generator, size: int | None = None
+) -> Draws:
+    """Draw crop, mirror, rotation, zoom, shift, brightness, contrast and erasing for ``n_images``,
+    as strong as ``config`` says, on the CPU: every device sees the same.
+
+    The images come out ``size`` pixels wide, ``config.image_size`` if that is None, and show the
+    same part of the film whatever their size is.
+    """
+    size = size or config.image_size
+    theta = _random_affine(n_images, config, generator)
+    tones = generator.uniform(-1, 1, (n_images, 2)) * (config.brightness, config.contrast) + (0, 1)
+    boxes = _random_boxes(n_images, size, config.erasing, generator)
+    return Draws(
+        size, *(torch.from_numpy(each.astype(np.float32)) for each in (theta, tones, boxes))
+    )
+
+
 def prepare(
-    images: Tensor,
-    config: TrainConfig,
-    mean: float,
-    std: float,
-    generator: Generator | None = None,
+    images: Tensor, config: TrainConfig, mean: float, std: float, draws: Draws | None = None
 ) -> Tensor:
     """Crop, warp and normalise a batch.
 
-    Without ``generator`` this is the evaluation transform: the centre crop of the cached images,
-    equal to torchvision's ``Resize`` (done when they were cached), ``CenterCrop`` and
-    ``Normalize`` to within 1e-4 of a normalised unit. With one, crop, mirror, rotation, zoom,
-    shift, brightness, contrast and erasing are drawn from it as ``config`` says.
+    Without ``draws`` this is the evaluation transform: the centre crop of the cached images, equal
+    to torchvision's ``Resize`` (done when they were cached), ``CenterCrop`` and ``Normalize``.
 
     Parameters
     ----------
     images : uint8 tensor of shape (batch, height, width), square, at least ``config.image_size``;
         or codes, float of shape (batch, n_features), which need no preparing
-    config : the sizes and the strength of every random change
+    config : the size and what is drawn at all
     mean, std : what the network's input is normalised by, for images in 0..1
-    generator : source of the random numbers; drawn on the CPU, so every device sees the same
+    draws : a row for each image, on its device
 
     Returns
     -------
-    float32 tensor of shape (batch, 1, image_size, image_size) on the device of ``images``;
-    of codes (batch, n_features, 1, 1), a map of one place
+    float32 tensor of shape (batch, 1, size, size) on the device of ``images``, where ``size`` is
+    that of ``draws`` or ``config.image_size``; of codes (batch, n_features, 1, 1), a map of one
+    place
     """
     if images.ndim == 2:
         return images.float()[:, :, None, None]
-    batch, cached, _ = images.shape
-    if generator is None:
-        theta = _affine(batch, cached, config.image_size)
-    else:
-        theta = _random_affine(batch, cached, config, generator)
-    grid = F.affine_grid(
-        torch.from_numpy(theta).to(images.device),
-        [batch, 1, config.image_size, config.image_size],
-        align_corners=False,
-    )
-    pixels = images.unsqueeze(1).float().div_(255)
+    images = images[:, None]
+    if draws is None:
+        corner = _corner(images.shape[-1], config.image_size)
+        inside = slice(corner, corner + config.image_size)
+        return images[:, :, inside, inside].float().div_(255).sub_(mean).div_(std)
+    pixels = images.float().div_(255)
     # Zero padding before normalisation: what lies outside the film is black.
-    pixels = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    if generator is not None:
-        pixels = _random_tones(pixels, config, generator)
+    pixels = F.grid_sample(
+        pixels, _grid(draws), mode="bilinear", padding_mode="zeros", align_corners=False
+    )
+    if config.brightness or config.contrast:
+        brightness, contrast = draws.tones[:, :, None, None, None].unbind(dim=1)
+        # Contrast turns about middle gray, so that it does not change brightness by itself.
+        pixels = pixels.sub_(0.5).mul_(contrast).add_(brightness + 0.5).clamp_(0, 1)
     pixels = pixels.sub_(mean).div_(std)
-    if generator is not None and config.erasing:
-        pixels = _erase(pixels, config.erasing, generator)
+    if config.erasing:
+        pixels = pixels.masked_fill_(_blank(draws), 0.0)  # the mean
     return pixels
 
 
-def mix(
-    images: Tensor, targets: Tensor, alpha: float, generator: Generator
-) -> tuple[Tensor, Tensor]:
-    """Mix each image and its target with another of the batch (mixup, Zhang et al. 2018).
-
-    ``images`` is float of shape (batch, 1, height, width), ``targets`` float of shape
-    (batch, n_classes); one share for the batch is drawn from Beta(alpha, alpha).
-    """
-    share = float(generator.beta(alpha, alpha))
-    other = torch.from_numpy(generator.permutation(len(images))).to(images.device)
-    return images.lerp(images[other], 1 - share), targets.lerp(targets[other], 1 - share)
-
-
 def _affine(
-    batch: int,
+    n_images: int,
     cached: int,
     size: int,
     *,
     mirror: NDArray[np.float64] | float = 1.0,
     angle: NDArray[np.float64] | float = 0.0,
     zoom: NDArray[np.float64] | float = 1.0,
-    offset: NDArray[np.float64] | None = None,
-) -> NDArray[np.float32]:
-    """Matrices of shape (batch, 2, 3) from output to input coordinates, both in -1..1.
+    offset: NDArray[np.float64] | float = 0.0,
+) -> NDArray[np.float64]:
+    """Matrices of shape (n_images, 2, 3) from output to input coordinates, both in -1..1.
 
-    ``offset`` (batch, 2) is where the crop's centre lies off the image's, in pixels (x, y).
+    ``offset`` (n_images, 2) is where the crop's centre lies off the image's, in pixels (x, y).
     """
-    if offset is None:
-        offset = np.full((batch, 2), _centre(cached, size))
-    theta = np.zeros((batch, 2, 3), dtype=np.float32)
+    theta = np.zeros((n_images, 2, 3))
     ratio = size / cached / zoom
     theta[:, 0, 0] = ratio * np.cos(angle) * mirror
     theta[:, 0, 1] = -ratio * np.sin(angle)
@@ -101,51 +124,54 @@ def _affine(
     return theta
 
 
-def _random_affine(
-    batch: int, cached: int, config: TrainConfig, generator: Generator
-) -> NDArray[np.float32]:
-    size = config.image_size
+def _random_affine(n_images: int, config: TrainConfig, generator: Generator) -> NDArray[np.float64]:
+    size, cached = config.image_size, config.cache_size
     # Every number is drawn whether it is used or not: one setting does not move the others' luck.
-    mirrored = generator.random(batch) < 0.5
+    mirrored = generator.random(n_images) < 0.5
     mirror = np.where(mirrored & config.flip, -1.0, 1.0)
-    angle = generator.uniform(-1, 1, batch) * math.radians(config.rotation)
-    zoom = np.exp(generator.uniform(-1, 1, batch) * math.log1p(config.scale))
-    corner = generator.integers(0, cached - size, (batch, 2), endpoint=True)
-    shift = generator.uniform(-1, 1, (batch, 2)) * config.shift * size
-    crop = corner - (cached - size) / 2.0 if config.random_crop else _centre(cached, size)
-    return _affine(batch, cached, size, mirror=mirror, angle=angle, zoom=zoom, offset=crop + shift)
+    angle = generator.uniform(-1, 1, n_images) * math.radians(config.rotation)
+    zoom = np.exp(generator.uniform(-1, 1, n_images) * math.log1p(config.scale))
+    corner = generator.integers(0, cached - size, (n_images, 2), endpoint=True)
+    shift = generator.uniform(-1, 1, (n_images, 2)) * config.shift * size
+    crop = (corner if config.random_crop else _corner(cached, size)) - (cached - size) / 2
+    return _affine(
+        n_images, cached, size, mirror=mirror, angle=angle, zoom=zoom, offset=crop + shift
+    )
 
 
-def _centre(cached: int, size: int) -> float:
-    """How far the centre crop's centre lies off the image's, in pixels.
+def _corner(cached: int, size: int) -> int:
+    """Where the centre crop begins, in pixels; torchvision rounds it as Python does."""
+    return round((cached - size) / 2.0)
 
-    torchvision rounds the crop's corner, so an odd margin puts it half a pixel off.
+
+def _grid(draws: Draws) -> Tensor:
+    """Where in the film each pixel lies: (n, size, size, 2), what ``F.affine_grid`` gives.
+
+    That multiplies matrices of three columns for every pixel, which takes as long as the warp; a
+    sum of what its column and what its row add does not.
     """
-    return round((cached - size) / 2.0) - (cached - size) / 2.0
+    ticks = torch.arange(draws.size, device=draws.theta.device) * 2 + 1
+    ticks = ticks / draws.size - 1
+    x, y, middle = draws.theta[:, None].unbind(dim=-1)  # (n, 1, 2) each
+    columns, rows = x * ticks[:, None], y * ticks[:, None] + middle  # (n, size, 2)
+    return columns[:, None] + rows[:, :, None]
 
 
-def _random_tones(pixels: Tensor, config: TrainConfig, generator: Generator) -> Tensor:
-    if not (config.brightness or config.contrast):
-        return pixels
-    draws = torch.from_numpy(generator.uniform(-1, 1, (2, len(pixels), 1, 1, 1)).astype(np.float32))
-    brightness, contrast = draws.to(pixels.device)
-    contrast = 1 + contrast * config.contrast
-    # Contrast turns about middle gray, so that it does not change brightness by itself.
-    moved: Tensor = (pixels - 0.5) * contrast + (0.5 + brightness * config.brightness)
-    return moved.clamp_(0, 1)
+def _random_boxes(
+    n_images: int, size: int, probability: float, generator: Generator
+) -> NDArray[np.float64]:
+    """Rectangles of 2 to 20 % of the area (Zhong et al. 2020), some of them beyond the edges."""
+    hit = generator.random(n_images) < probability
+    area = generator.uniform(0.02, 0.2, n_images) * hit
+    aspect = np.exp(generator.uniform(-1, 1, n_images) * math.log(3.3))
+    half = np.sqrt(np.stack([area * aspect, area / aspect], axis=1)) / 2
+    centre = generator.random((n_images, 2))
+    return np.stack([centre - half, centre + half], axis=2).reshape(n_images, 4) * size
 
 
-def _erase(pixels: Tensor, probability: float, generator: Generator) -> Tensor:
-    """Blank a rectangle of 2 to 20 % of the area with 0, the mean (Zhong et al. 2020)."""
-    batch, _, height, width = pixels.shape
-    hit = generator.random(batch) < probability
-    area = generator.uniform(0.02, 0.2, batch)
-    aspect = np.exp(generator.uniform(-1, 1, batch) * math.log(3.3))
-    half = np.stack([np.sqrt(area * aspect) * height, np.sqrt(area / aspect) * width]) / 2
-    centre = generator.random((2, batch)) * np.array([[height], [width]])
-    top, left = torch.from_numpy(centre - half)[:, :, None]
-    bottom, right = torch.from_numpy(centre + half)[:, :, None]
-    y, x = torch.arange(height)[None], torch.arange(width)[None]
-    rows, columns = (y >= top) & (y < bottom), (x >= left) & (x < right)
-    blank = rows[:, :, None] & columns[:, None, :] & torch.from_numpy(hit)[:, None, None]
-    return pixels.masked_fill_(blank[:, None].to(pixels.device), 0.0)
+def _blank(draws: Draws) -> Tensor:
+    """Which pixels are blanked: (n, 1, size, size)."""
+    ticks = torch.arange(draws.size, device=draws.boxes.device)
+    top, bottom, left, right = draws.boxes[:, :, None].unbind(dim=1)
+    rows, columns = (ticks >= top) & (ticks < bottom), (ticks >= left) & (ticks < right)
+    return (rows[:, :, None] & columns[:, None, :])[:, None]

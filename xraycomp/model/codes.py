@@ -19,16 +19,17 @@ from xraycomp.console.signals import StopRequest
 from xraycomp.data.batches import ImageSet
 from xraycomp.data.cache import ImageCache
 from xraycomp.data.files import atomic_path
-from xraycomp.model.augment import prepare
+from xraycomp.model.augment import draw, prepare
 from xraycomp.model.body import count_codes
 from xraycomp.model.config import TrainConfig
 from xraycomp.model.deadline import NO_DEADLINE, Deadline
 from xraycomp.model.device import autocast, autocast_dtype
+from xraycomp.model.feed import feed
 from xraycomp.model.stem import GrayModel
 
 log = logging.getLogger(__name__)
 
-_FORMAT = 1  # part of every key: raise it when codes are computed or laid out otherwise
+_FORMAT = 2  # part of every key: raise it when codes are computed or laid out otherwise
 
 
 @dataclass(frozen=True)
@@ -126,12 +127,15 @@ def _write_codes(
             autocast(device),
             tqdm(total=passes * len(rows), unit="img", desc="Codes", leave=False) as bar,
         ):
+            parts = np.split(np.arange(len(rows)), range(batch_size, len(rows), batch_size))
             for number in range(passes):
-                for start in range(0, len(rows), batch_size):
-                    block = torch.from_numpy(cache.gather(rows[start : start + batch_size]))
+                generator = np.random.default_rng([config.seed, number])
+                draws = draw(len(rows), config, generator).to(device)
+                blocks = feed(cache, (rows[part] for part in parts), device)
+                for part, block in zip(parts, blocks, strict=True):
                     # The first pass sees the images as they are judged.
-                    draws = np.random.default_rng([config.seed, number, start]) if number else None
-                    images = prepare(block.to(device), config, model.mean, model.std, draws)
+                    drawn = draws[slice(part[0], part[-1] + 1)] if number else None
+                    images = prepare(block, config, model.mean, model.std, drawn)
                     model(images.contiguous(memory_format=torch.channels_last))
                     write(entering.pop().float().cpu().numpy().tobytes())
                     bar.update(len(block))
@@ -173,9 +177,7 @@ def _key(model: GrayModel, rows: NDArray[np.int64], config: TrainConfig, dtype: 
     settings += [config.image_size, config.codes_passes]
     if config.codes_passes:
         names = ("flip", "rotation", "scale", "shift", "random_crop", "brightness", "contrast")
-        settings += [getattr(config, name) for name in names]
-        # The draws go by batch.
-        settings += [config.erasing, config.seed, config.judging_batch_size]
+        settings += [getattr(config, name) for name in (*names, "erasing", "seed")]
     digest.update(repr(settings).encode())
     digest.update(rows.tobytes())
     return digest.hexdigest()

@@ -34,3 +34,9 @@ def autocast(device: torch.device) -> torch.autocast:
     """Lets a network compute in the device's `autocast_dtype`."""
     dtype = autocast_dtype(device)
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a GPU has done all that it was asked to do; the CPU always has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,12 +13,12 @@ from tqdm import tqdm
 
 from xraycomp.console.errors import Stopped, UserError
 from xraycomp.console.signals import StopRequest
-from xraycomp.data.batches import ImageSet, balanced_weights, epoch_order, whole_batches
-from xraycomp.model.augment import mix, prepare
+from xraycomp.data.batches import ImageSet, balanced_weights
+from xraycomp.model.augment import prepare
 from xraycomp.model.checkpoint import save_best, save_state
 from xraycomp.model.config import TrainConfig
 from xraycomp.model.deadline import NO_DEADLINE, Deadline
-from xraycomp.model.device import autocast
+from xraycomp.model.device import autocast, synchronize
 from xraycomp.model.distributed import (
     all_reduce_max,
     all_reduce_mean,
@@ -29,10 +29,13 @@ from xraycomp.model.distributed import (
     shard,
     world_size,
 )
+from xraycomp.model.epoch import EpochPlan, plan_epoch
+from xraycomp.model.feed import feed, keep_on_device
 from xraycomp.model.freezing import train_from
 from xraycomp.model.inference import predict_probs
 from xraycomp.model.losses import create_loss, log_loss
 from xraycomp.model.run import RunFolder
+from xraycomp.model.speed import Limit, measure_limit
 from xraycomp.model.state import Progress, TrainState, next_stage
 
 log = logging.getLogger(__name__)
@@ -40,7 +43,7 @@ log = logging.getLogger(__name__)
 Score = Callable[[NDArray[np.float32], NDArray[np.float64]], dict[str, float]]
 """Targets and probabilities, both (n, n_classes), to the val_* columns of ``metrics.csv``."""
 
-_STEPS_BETWEEN_CHECKS = 16  # reading the loss makes a GPU wait, so it is not done every step
+_STEPS_A_WINDOW = 16  # losses are not read one by one
 
 
 def fit(
@@ -111,14 +114,15 @@ class Loop:
         config = self.config
         self.device = next(self.state.model.parameters()).device
         self.weights = balanced_weights(self.train.targets) if config.weighted_sampling else None
-        self.targets = torch.from_numpy(self.train.targets).to(self.device)
-        self.known = np.count_nonzero(~np.isnan(self.train.targets), axis=1)
         self.stages = config.training_stages()
+        targets = torch.from_numpy(self.train.targets)
         self.losses = [
-            create_loss(stage.loss, config, self.targets, self.state.model.activation)
+            create_loss(stage.loss, config, targets.to(self.device), self.state.model.activation)
             for stage in self.stages
         ]
         self.images_per_step = config.batch_size * config.accumulate
+        # Known from the first step of each stage on.
+        self.limit: Limit | None = None
         # Known from the first validation on.
         self.predict_seconds_per_image: float | None = None
 
@@ -131,10 +135,13 @@ class Loop:
     def train_epoch(self, stop: StopRequest) -> bool:
         """Train to the end of the epoch; False if stopped before."""
         state, progress = self.state, self.state.progress
-        order = epoch_order(len(self.train), self.weights, self.config.seed, state.epoch)
+        plan = plan_epoch(self.train, self.weights, self.config, state.epoch, self.device)
         began, already = time.monotonic(), progress.seconds
-        pending: list[Tensor] = []
+        losses = Losses()
+        if state.epoch == state.stage_start:
+            self.limit = None  # other layers learn now
         train_from(state.model.body, self.stages[state.stage].layers)
+        blocks = self.blocks(plan)
         with tqdm(
             total=state.steps * self.images_per_step,
             initial=progress.step * self.images_per_step,
@@ -143,56 +150,76 @@ class Loop:
             leave=False,
             disable=not is_main(),
         ) as bar:
-            for positions in whole_batches(order, self.images_per_step, start=progress.step):
-                pending.append(self.step(positions))
-                progress.step += 1
+            while progress.step < state.steps:
+                losses.add(self.step(plan, blocks))
+                if self.limit is None:
+                    self.limit = self.settle(began)
+                    blocks = self.blocks(plan)
                 progress.seconds = already + time.monotonic() - began
                 bar.update(self.images_per_step)
                 stopping = bool(all_reduce_max(bool(stop.signal_number) or self._time_is_up()))
                 last = progress.step == state.steps
-                if stopping or last or len(pending) == _STEPS_BETWEEN_CHECKS:
-                    self._check_losses(pending)
-                    bar.set_postfix(loss=f"{progress.loss_sum / progress.step:.4f}")
+                for value in losses.read(everything=stopping or last):
+                    self._check_loss(value)
+                    progress.loss_sum += value
+                if n_read := progress.step - losses.n_unread:
+                    bar.set_postfix(loss=f"{progress.loss_sum / n_read:.4f}", refresh=False)
                 if stopping and not last:
                     return False
         progress.seconds = already + time.monotonic() - began
         return True
 
-    def step(self, positions: NDArray[np.int64]) -> Tensor:
-        """One optimizer step on the training images at ``positions``; returns the loss, whose mean
-        over the processes is the mean over the known labels of all these images.
+    def settle(self, began: float) -> Limit:
+        """After a stage's first step: say what it cost and use the memory that it left."""
+        synchronize(self.device)
+        log.info("The first step took %.1f s.", time.monotonic() - began)
+        self.train = keep_on_device(self.train, self.device)
+        self.val = keep_on_device(self.val, self.device)
+        model = self.state.model
+        block = next(feed(self.train.cache, [self.train.rows[:1]], self.device))
+        limit = measure_limit(model, prepare(block, self.config, model.mean, model.std))
+        train_from(model.body, self.stages[self.state.stage].layers)
+        return limit
+
+    def blocks(self, plan: EpochPlan) -> Iterator[Tensor]:
+        """This process's share of each part of the epoch's batches that is still to come."""
+        first = self.state.progress.step * self.config.accumulate
+        parts = range(first, self.state.steps * self.config.accumulate)
+        places = (plan.places(self.share(part)) for part in parts)
+        batches = (self.train.rows[plan.order[each]] for each in places)
+        return feed(self.train.cache, batches, self.device)
+
+    def share(self, part: int) -> slice:
+        """Where in the epoch this process's share of a part of a batch lies."""
+        start = part * self.config.batch_size
+        mine = shard(self.config.batch_size)
+        return slice(start + mine.start, start + mine.stop)
+
+    def step(self, plan: EpochPlan, blocks: Iterator[Tensor]) -> Tensor:
+        """The epoch's next optimizer step; returns the loss, whose mean over the processes is the
+        mean over the known labels of all its images.
 
         The gradient is that of one batch of them all, however many parts and processes they are
-        shared among, for a network without batch norm (which sees one part at a time) and without
-        mixup (which mixes within a part).
-
-        Every process prepares the whole batch, so that they all draw the same, and learns from its
-        share.
+        shared among, for a network without batch norm (which sees one share of one part at a time).
         """
-        state, config = self.state, self.config
-        seed_share(config.seed, state.epoch, state.progress.step)
+        state, config, number = self.state, self.config, self.state.progress.step
+        seed_share(config.seed, state.epoch, number)
         losses = []
+        batch = slice(number * self.images_per_step, (number + 1) * self.images_per_step)
         # Parts weigh as much as they have labels: each loss is a mean over known ones.
-        labels = max(int(self.known[positions].sum()), 1) / world_size()
-        for part, batch in enumerate(whole_batches(positions, config.batch_size)):
+        labels = max(int(plan.n_known[batch].sum()), 1) / world_size()
+        for part in range(number * config.accumulate, (number + 1) * config.accumulate):
             began = time.monotonic()
-            # (batch, side, side) uint8, or codes: (batch, n_features) float32
-            block = torch.from_numpy(self.train.cache.gather(self.train.rows[batch]))
-            block = block.to(self.device, non_blocking=True)
+            block = next(blocks)  # (share of the batch, side, side) uint8, or codes: float32
             state.progress.data_seconds += time.monotonic() - began
-            # Seeded by its place in the run: a resumed run draws what an uninterrupted one does.
-            generator = np.random.default_rng([config.seed, state.epoch, state.progress.step, part])
-            images = prepare(block, config, state.model.mean, state.model.std, generator)
-            targets = self.targets[torch.from_numpy(batch).to(self.device)]  # (batch, n_classes)
-            if config.mixup:
-                images, targets = mix(images, targets, config.mixup, generator)
-            mine = shard(len(batch))
-            images, targets = images[mine], targets[mine]
-            images = images.contiguous(memory_format=torch.channels_last)
+            mine = self.share(part)
+            places = torch.from_numpy(plan.places(mine)).to(self.device, non_blocking=True)
+            images = prepare(block, config, state.model.mean, state.model.std, plan.draws[places])
+            images = plan.mix(images, mine).contiguous(memory_format=torch.channels_last)
             with autocast(self.device):
                 logits = state.model(images)  # (share of the batch, n_classes)
-            weight = float(self.known[batch[mine]].sum() / labels)
-            loss = self.losses[state.stage](logits, targets) * weight
+            weight = float(plan.n_known[mine].sum() / labels)
+            loss = self.losses[state.stage](logits, plan.targets[mine]) * weight
             state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
         reduce_gradients(state.model.parameters())
@@ -203,15 +230,9 @@ class Loop:
         state.scaler.update()
         state.optimizer.zero_grad(set_to_none=True)
         state.scheduler.step()
-        if state.ema:
-            state.ema.update_parameters(state.model)
+        state.update_average(config.ema_decay)
+        state.progress.step += 1
         return torch.stack(losses).sum()
-
-    def _check_losses(self, pending: list[Tensor]) -> None:
-        for loss in all_reduce_mean(torch.stack(pending)).tolist():
-            self._check_loss(loss)
-            self.state.progress.loss_sum += loss
-        pending.clear()
 
     def _check_loss(self, loss: float) -> None:
         if np.isfinite(loss):
@@ -283,7 +304,7 @@ class Loop:
             save_best(state, self.config, self.run)
         log.info(
             "Epoch %d/%d: train loss %.4f, val loss %.4f, accuracy %.4f, macro F1 %.4f, "
-            "AUROC %.4f%s (%.1f s, %.0f img/s)",
+            "AUROC %.4f%s (%.1f s, %.0f img/s, %.0f %% of the peak; %.1f s for reading images)",
             state.epoch + 1,
             self.last_epoch,
             row["train_loss"],
@@ -294,6 +315,8 @@ class Loop:
             " *" if state.best_epoch == state.epoch else "",
             progress.seconds,
             row["images_per_second"],
+            100 * self.limit.share(row["images_per_second"] / world_size()) if self.limit else 0,
+            progress.data_seconds,
         )
 
     def validate(self) -> dict[str, float]:
@@ -304,3 +327,42 @@ class Loop:
         val_loss = log_loss(self.val.targets, probs, self.state.model.activation)
         self._check_loss(val_loss)  # the step after the last checked loss may have spoilt a weight
         return {"val_loss": val_loss, **self.score(self.val.targets, probs)}
+
+
+class Losses:
+    """The losses of the last steps, read without making a GPU wait: a window of them is sent to the
+    CPU when it is full and read when the next one is."""
+
+    def __init__(self) -> None:
+        self.window: list[Tensor] = []
+        self.sent: list[tuple[Tensor, torch.cuda.Event | None]] = []
+        self.n_unread = 0
+
+    def add(self, loss: Tensor) -> None:
+        """Keep the loss of a step, a scalar on the device."""
+        self.window.append(loss)
+        self.n_unread += 1
+        if len(self.window) == _STEPS_A_WINDOW:
+            self._send()
+
+    def read(self, *, everything: bool) -> list[float]:
+        """Those that have arrived and were not read yet, as means over the processes."""
+        if everything and self.window:
+            self._send()
+        found = []
+        while len(self.sent) > (not everything):
+            losses, arrived = self.sent.pop(0)
+            if arrived:
+                arrived.synchronize()
+            found += losses.tolist()
+        self.n_unread -= len(found)
+        return found
+
+    def _send(self) -> None:
+        losses = all_reduce_mean(torch.stack(self.window))
+        arrived = None
+        if losses.is_cuda:
+            losses = losses.to("cpu", non_blocking=True)
+            arrived = torch.cuda.current_stream().record_event()
+        self.sent.append((losses, arrived))
+        self.window.clear()

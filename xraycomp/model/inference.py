@@ -15,6 +15,7 @@ from xraycomp.data.predictions import probability_table
 from xraycomp.model.augment import prepare
 from xraycomp.model.config import TrainConfig
 from xraycomp.model.device import autocast
+from xraycomp.model.feed import feed
 from xraycomp.model.stem import GrayModel
 
 
@@ -51,13 +52,12 @@ def predict_probs(
         autocast(device),
         tqdm(total=len(images), unit="img", desc=desc, disable=desc is None, leave=False) as bar,
     ):
-        for start in range(0, len(images), batch_size):
-            rows = images.rows[start : start + batch_size]
-            block = torch.from_numpy(images.cache.gather(rows)).to(device)
+        batches = np.split(images.rows, range(batch_size, len(images), batch_size))
+        for block in feed(images.cache, batches, device):
             inputs = prepare(block, config, model.mean, model.std)
             inputs = inputs.contiguous(memory_format=torch.channels_last)
             views = [inputs, inputs.flip(-1)] if tta else [inputs]
             each = [model.probabilities(model(view)) for view in views]
-            probs.append(torch.stack(each).mean(dim=0).cpu())
+            probs.append(torch.stack(each).mean(dim=0))
             bar.update(len(block))
-    return torch.cat(probs).numpy()
+    return torch.cat(probs).cpu().numpy()

@@ -1,12 +1,12 @@
 """Everything that changes while training."""
 
+import copy
 from dataclasses import dataclass, field
-from typing import cast
 
 import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from xraycomp.console.errors import UserError
 from xraycomp.model.body import count_codes
@@ -38,7 +38,8 @@ class TrainState:
     optimizer: Optimizer
     scheduler: LRScheduler
     scaler: torch.amp.GradScaler
-    ema: AveragedModel | None
+    ema: GrayModel | None
+    """The exponential moving average of the network's weights and buffers."""
     steps: int
     """Optimizer steps an epoch."""
     epoch: int = 0
@@ -54,7 +55,26 @@ class TrainState:
     @property
     def judged(self) -> GrayModel:
         """The network that is validated and kept: the averaged one if there is one."""
-        return cast(GrayModel, self.ema.module) if self.ema else self.model
+        return self.ema or self.model
+
+    @torch.no_grad()
+    def update_average(self, decay: float) -> None:
+        """Let the average follow the network by one step, faster in the first ones: with ``decay``,
+        or (1 + t) / (10 + t) after t steps as long as that is less (as TensorFlow's average)."""
+        if self.ema is None:
+            return
+        step = self.epoch * self.steps + self.progress.step
+        decay = min(decay, (1 + step) / (10 + step))
+        averages, values = [], []
+        for average, value in zip(
+            self.ema.state_dict().values(), self.model.state_dict().values(), strict=True
+        ):
+            if average.is_floating_point():
+                averages.append(average)
+                values.append(value)
+            else:  # batch norm counts its batches
+                average.copy_(value)
+        get_ema_multi_avg_fn(decay)(averages, values, None)  # type: ignore[no-untyped-call]
 
 
 def check_trainable(model: GrayModel, config: TrainConfig) -> None:
@@ -89,16 +109,13 @@ def start_state(
     steps = count_steps(n_train, config)
     prepare_model(model, device.type)
     model = model.to(device).to(memory_format=torch.channels_last)
-    average = get_ema_multi_avg_fn(config.ema_decay)  # type: ignore[no-untyped-call]
     optimizer, scheduler = stage_optimizer(model, config, 0, steps)
     return TrainState(
         model=model,
         optimizer=optimizer,
         scheduler=scheduler,
         scaler=torch.amp.GradScaler(device.type, enabled=autocast_dtype(device) == torch.float16),
-        ema=AveragedModel(model, multi_avg_fn=average, use_buffers=True)
-        if config.ema_decay
-        else None,
+        ema=copy.deepcopy(model).requires_grad_(False) if config.ema_decay else None,
         steps=steps,
     )
 
