@@ -43,7 +43,7 @@ def unit(prepared):
 
 
 def drawn(images, changed, seed=0):
-    draws = draw(len(images), changed, np.random.default_rng(seed))
+    draws = draw(len(images), changed, np.random.default_rng(seed), changed.image_size)
     return prepare(images, changed, MEAN, STD, draws)
 
 
@@ -320,7 +320,7 @@ def test_the_warp_is_that_of_torch_s_affine_grid(size):
 
 def test_a_row_of_draws_belongs_to_its_image():
     images, settings = noise(6, 20), config(16, 20, **STRONG)
-    draws = draw(6, settings, np.random.default_rng(0))
+    draws = draw(6, settings, np.random.default_rng(0), 16)
     together = prepare(images, settings, MEAN, STD, draws)
     for rows in (slice(2, 5), torch.tensor([4, 1])):
         alone = prepare(images[rows], settings, MEAN, STD, draws[rows])

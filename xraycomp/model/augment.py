@@ -38,16 +38,12 @@ class Draws:
         )
 
 
-def draw(
-    n_images: int, config: TrainConfig, generator: Generator, size: int | None = None
-) -> Draws:
+def draw(n_images: int, config: TrainConfig, generator: Generator, size: int) -> Draws:
     """Draw crop, mirror, rotation, zoom, shift, brightness, contrast and erasing for ``n_images``,
     as strong as ``config`` says, on the CPU: every device sees the same.
 
-    The images come out ``size`` pixels wide, ``config.image_size`` if that is None, and show the
-    same part of the film whatever their size is.
+    The images come out ``size`` pixels wide and show the same part of the film whatever that is.
     """
-    size = size or config.image_size
     theta = _random_affine(n_images, config, generator)
     tones = generator.uniform(-1, 1, (n_images, 2)) * (config.brightness, config.contrast) + (0, 1)
     boxes = _random_boxes(n_images, size, config.erasing, generator)

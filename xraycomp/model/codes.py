@@ -130,7 +130,7 @@ def _write_codes(
             parts = np.split(np.arange(len(rows)), range(batch_size, len(rows), batch_size))
             for number in range(passes):
                 generator = np.random.default_rng([config.seed, number])
-                draws = draw(len(rows), config, generator).to(device)
+                draws = draw(len(rows), config, generator, config.image_size).to(device)
                 blocks = feed(cache, (rows[part] for part in parts), device)
                 for part, block in zip(parts, blocks, strict=True):
                     # The first pass sees the images as they are judged.

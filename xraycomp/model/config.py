@@ -56,6 +56,9 @@ class TrainConfig:
     """Side of the square that the network sees, in pixels."""
     resize_size: int | None = None
     """Side to which images are resized before the crop, in pixels. Default: image_size * 8/7."""
+    start_size: int = 0
+    """Train at this many pixels at first, at image_size from two thirds of the epochs on, and grow
+    between (progressive resizing); 0 trains at image_size throughout."""
     epochs: int = 10
     """Passes over the training set."""
     batch_size: int = 32
@@ -205,6 +208,7 @@ class TrainConfig:
             self._check("resize_size", self.resize_size >= self.image_size, "image_size or more")
         if self.time_limit is not None:
             self._check("time_limit", self.time_limit > 0, "more than 0 minutes")
+        self._check("start_size", 0 <= self.start_size <= self.image_size, "image_size or less")
         for name in ("devices", "workers"):
             if getattr(self, name) is not None:
                 self._check(name, getattr(self, name) >= 1, "at least 1")
@@ -234,6 +238,17 @@ class TrainConfig:
     def judging_batch_size(self) -> int:
         """Images at a time where nothing is learned: more than that gains little."""
         return max(self.batch_size, 32)
+
+    def training_size(self, epoch: int) -> int:
+        """Side of the training images in the epoch of that number, counted from 0, in pixels.
+
+        Grown sizes are multiples of 16, which convolutions like.
+        """
+        if not self.start_size:
+            return self.image_size
+        grown_by = sum(stage.epochs for stage in self.training_stages()) * 2 / 3
+        grown = (self.image_size - self.start_size) * epoch / grown_by
+        return min(self.start_size + round(grown / 16) * 16, self.image_size)
 
     def training_stages(self) -> tuple[Stage, ...]:
         """The stages in their order, at least one: without --stages the whole network is one."""

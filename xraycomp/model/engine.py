@@ -121,7 +121,8 @@ class Loop:
             for stage in self.stages
         ]
         self.images_per_step = config.batch_size * config.accumulate
-        # Known from the first step of each stage on.
+        self.size = self.config.image_size
+        # Known from the first step of each stage and size on.
         self.limit: Limit | None = None
         # Known from the first validation on.
         self.predict_seconds_per_image: float | None = None
@@ -138,8 +139,9 @@ class Loop:
         plan = plan_epoch(self.train, self.weights, self.config, state.epoch, self.device)
         began, already = time.monotonic(), progress.seconds
         losses = Losses()
-        if state.epoch == state.stage_start:
-            self.limit = None  # other layers learn now
+        if state.epoch == state.stage_start or self.size != plan.draws.size:
+            self.limit = None  # the work is another one now
+        self.size = plan.draws.size
         train_from(state.model.body, self.stages[state.stage].layers)
         blocks = self.blocks(plan)
         with tqdm(
@@ -153,7 +155,7 @@ class Loop:
             while progress.step < state.steps:
                 losses.add(self.step(plan, blocks))
                 if self.limit is None:
-                    self.limit = self.settle(began)
+                    self.limit = self.settle(plan, began)
                     blocks = self.blocks(plan)
                 progress.seconds = already + time.monotonic() - began
                 bar.update(self.images_per_step)
@@ -169,15 +171,16 @@ class Loop:
         progress.seconds = already + time.monotonic() - began
         return True
 
-    def settle(self, began: float) -> Limit:
-        """After a stage's first step: say what it cost and use the memory that it left."""
+    def settle(self, plan: EpochPlan, began: float) -> Limit:
+        """After the first step of its kind: say what it cost and use the memory that it left."""
         synchronize(self.device)
         log.info("The first step took %.1f s.", time.monotonic() - began)
         self.train = keep_on_device(self.train, self.device)
         self.val = keep_on_device(self.val, self.device)
         model = self.state.model
         block = next(feed(self.train.cache, [self.train.rows[:1]], self.device))
-        limit = measure_limit(model, prepare(block, self.config, model.mean, model.std))
+        image = prepare(block, self.config, model.mean, model.std, plan.draws[:1])
+        limit = measure_limit(model, image)
         train_from(model.body, self.stages[self.state.stage].layers)
         return limit
 

@@ -60,7 +60,7 @@ def plan_epoch(
     """Draw the epoch of that number, counted from 0; ``weights`` as `epoch_order` takes them."""
     order = epoch_order(len(train), weights, config.seed, epoch)
     generator = np.random.default_rng([config.seed, epoch, 1])  # the order has one of its own
-    draws = draw(len(order), config, generator).to(device)
+    draws = draw(len(order), config, generator, config.training_size(epoch)).to(device)
     targets, known = train.targets[order], ~np.isnan(train.targets[order])
     partners = shares = None
     if config.mixup:

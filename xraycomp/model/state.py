@@ -85,7 +85,8 @@ def check_trainable(model: GrayModel, config: TrainConfig) -> None:
         first_layer(model.body, stage.layers)
     if config.codes_epochs:
         count_codes(model.body, model.parts, model.arch)
-    check_input_size(model, config.image_size)
+    for size in {config.training_size(0), config.image_size}:
+        check_input_size(model, size)
 
 
 def count_steps(n_train: int, config: TrainConfig) -> int:
