@@ -66,8 +66,8 @@ HELP = Help(
         "Loss": "gamma alpha gamma_neg gamma_pos margin max_weight label_smoothing",
         "Rare classes": "weighted_sampling class_weights",
         "Best epoch and thresholds": "monitor patience threshold_criterion",
-        "Images and augmentation": "resize_size start_size random_crop flip rotation scale shift brightness "
-        "contrast erasing mixup tta",
+        "Images and augmentation": "resize_size start_size random_crop flip rotation scale shift "
+        "brightness contrast erasing mixup tta",
         "Split": "test_fraction val_fraction folds fold keep_duplicates_together",
         "Data": "no_finding_class drop_no_finding min_count skip_broken",
         "Machine": "device workers",
