@@ -228,7 +228,7 @@ class Loop:
         reduce_gradients(state.model.parameters())
         if config.clip_grad:
             state.scaler.unscale_(state.optimizer)
-            nn.utils.clip_grad_norm_(state.model.parameters(), config.clip_grad, foreach=True)
+            nn.utils.clip_grad_norm_(state.model.parameters(), config.clip_grad)
         state.scaler.step(state.optimizer)
         state.scaler.update()
         state.optimizer.zero_grad(set_to_none=True)

@@ -18,11 +18,14 @@ def create_optimizer(model: nn.Module, config: TrainConfig, stage: Stage) -> Opt
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
+    # One kernel for all that an update does: three times as fast on the CPU, and on a GPU it does
+    # not wait to know whether a gradient has overflowed.
+    fused = parameters[0].device.type in ("cpu", "cuda")
     if config.optimizer == "sgd":
-        return SGD(groups, lr=stage.lr, momentum=config.momentum)
+        return SGD(groups, lr=stage.lr, momentum=config.momentum, fused=fused)
     if config.optimizer == "adam":
-        return Adam(groups, lr=stage.lr)
-    return AdamW(groups, lr=stage.lr)
+        return Adam(groups, lr=stage.lr, fused=fused)
+    return AdamW(groups, lr=stage.lr, fused=fused)
 
 
 def create_scheduler(
