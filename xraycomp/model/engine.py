@@ -16,6 +16,7 @@ from xraycomp.console.signals import StopRequest
 from xraycomp.data.batches import ImageSet, balanced_weights
 from xraycomp.model.augment import prepare
 from xraycomp.model.checkpoint import save_best, save_state
+from xraycomp.model.compiled import Forward, choose_forward
 from xraycomp.model.config import TrainConfig
 from xraycomp.model.deadline import NO_DEADLINE, Deadline
 from xraycomp.model.device import autocast, synchronize
@@ -122,6 +123,7 @@ class Loop:
         ]
         self.images_per_step = config.batch_size * config.accumulate
         self.size = self.config.image_size
+        self.forward: Forward = self.state.model
         # Known from the first step of each stage and size on.
         self.limit: Limit | None = None
         # Known from the first validation on.
@@ -182,6 +184,11 @@ class Loop:
         image = prepare(block, self.config, model.mean, model.std, plan.draws[:1])
         limit = measure_limit(model, image)
         train_from(model.body, self.stages[self.state.stage].layers)
+        if self.device.type == "cuda":  # compiled on the CPU it gains little, and other last bits
+            images = image.expand(self.config.batch_size // world_size(), -1, -1, -1)
+            images = images.contiguous(memory_format=torch.channels_last)
+            steps = (self.last_epoch - self.state.epoch) * self.state.steps * self.config.accumulate
+            self.forward = choose_forward(model, images, steps)
         return limit
 
     def blocks(self, plan: EpochPlan) -> Iterator[Tensor]:
@@ -220,7 +227,7 @@ class Loop:
             images = prepare(block, config, state.model.mean, state.model.std, plan.draws[places])
             images = plan.mix(images, mine).contiguous(memory_format=torch.channels_last)
             with autocast(self.device):
-                logits = state.model(images)  # (share of the batch, n_classes)
+                logits = self.forward(images)  # (share of the batch, n_classes)
             weight = float(plan.n_known[mine].sum() / labels)
             loss = self.losses[state.stage](logits, plan.targets[mine]) * weight
             state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
