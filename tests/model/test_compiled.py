@@ -32,8 +32,8 @@ def test_trying_changes_nothing_and_says_what_was_found(net, caplog, monkeypatch
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(compiled, "_WORTH_TAKING", 1e9 if taken else 0.0)
     before = {key: value.clone() for key, value in net.state_dict().items()}
-    random = torch.get_rng_state()
     images = torch.rand(8, 1, 16, 16)
+    random = torch.get_rng_state()
     forward = choose_forward(net, images, steps=10**9)
     said = " ".join(caplog.messages)
     assert "compiling took" in said or "Not compiled" in said
