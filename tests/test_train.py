@@ -309,8 +309,23 @@ def test_predict_averages_runs(run, tmp_path):
         path = tmp_path / f"{name}.csv"
         predict.main(["--runs", *map(str, runs), "--output", str(path)])
         tables[name] = pd.read_csv(path)[list(CLASSES)].to_numpy()
+    both = ["--runs", str(run), str(other)]
+    with pytest.raises(UserError, match="Say where the table shall go with --output"):
+        predict.main(both)
     assert np.abs(tables["one"] - tables["two"]).max() > 0.1
     np.testing.assert_allclose(tables["both"], (tables["one"] + tables["two"]) / 2, atol=1.1e-6)
+    table = pd.read_csv(other / "manifest.csv", keep_default_na=False)
+    table.iloc[::-1].to_csv(other / "manifest.csv", index=False)
+    both += ["--output", str(tmp_path / "mixed.csv")]
+    with pytest.raises(UserError, match="do not hold the same test images"):
+        predict.main(both)
+    toml = other / "competition.toml"
+    toml.write_text(
+        re.sub("(?m)^classes = .*$", f"classes = {list(CLASSES[::-1])}", toml.read_text())
+    )
+    with pytest.raises(UserError, match="have different classes"):
+        predict.main(both)
+    assert not (tmp_path / "mixed.csv").exists()
 
 
 def test_predict_takes_any_folder_of_images_and_one_image(run, desk, tmp_path, truth):

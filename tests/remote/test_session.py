@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import stat
 import subprocess
 import sys
 import time
@@ -131,7 +132,8 @@ def test_an_attached_run_of_the_same_name_is_continued(root: Path, where: str) -
     config = prepare_session(ACSE, root, root)
     assert config.resume == root / "working" / "runs" / "first"
     assert (config.resume / "checkpoint.pt").read_text() == "weights"
-    (config.resume / "checkpoint.pt").write_text("newer")  # the copy may be written to
+    copied = [config.resume, *config.resume.rglob("*")]
+    assert all(path.stat().st_mode & stat.S_IWUSR for path in copied)
     assert (config.resume / "predictions" / "val.csv").is_file()
 
 
@@ -168,6 +170,8 @@ def test_a_rehearsal_is_one_epoch_of_whole_batches() -> None:
     small = shorten(config, 60)
     assert (small.batch_size, small.accumulate) == (15, 1)
     assert shorten(config, 4).batch_size == 2
+    staged = TrainConfig(stages="head:0.01:3 layer4:0.003:20 all:0.001:1")
+    assert shorten(staged, 400).stages == "head:0.01:1 layer4:0.003:1 all:0.001:1"
 
 
 def test_too_large_an_output_is_an_error(tmp_path: Path) -> None:
