@@ -21,7 +21,7 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 
 import xraycomp
-from xraycomp import evaluate, predict, submit
+from xraycomp import evaluate, predict, submit, train
 from xraycomp.console.errors import UserError
 
 CLASSES = ("stripe", "disc", "blank")  # index order, not alphabetical
@@ -462,12 +462,18 @@ def test_the_data_that_was_given_is_not_written_to(desk, run):
     assert held == {"films", "train", "test", "sample.csv", *CLASSES}
 
 
-def test_with_nothing_configured_phantoms_are_drawn_and_every_report_says_so(tmp_path):
+def test_with_nothing_configured_phantoms_are_drawn_and_every_report_says_so(
+    tmp_path, monkeypatch, caplog
+):
+    for name in [name for name in os.environ if "KAGGLE" in name]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / "home").mkdir()
-    flags = ["--epochs", 1, "--image-size", 32, "--arch", "squeezenet1_1", "--name", "first"]
-    done = run_process("train", *flags, home=tmp_path / "home", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    said = done.stdout.splitlines()
+    monkeypatch.chdir(tmp_path)
+    with caplog.at_level("INFO", "xraycomp"):
+        flags = "--epochs 1 --image-size 32 --arch squeezenet1_1 --name first --device cpu"
+        train.main(flags.split())
+    said = "\n".join(caplog.messages).splitlines()
     assert said[0] == (
         "No competition in data/ and no Kaggle credentials: using the embedded phantom competition "
         "(drawn phantoms, not X-rays)."

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import stat
 import subprocess
 import sys
@@ -20,8 +21,10 @@ from xraycomp.remote.session import (
     check_gpu,
     check_output_size,
     prepare_session,
+    run_session,
     shorten,
 )
+from xraycomp.train import train
 
 ACSE = TrainConfig(competition="acse4-ml-2020", name="first")
 PHANTOM = TrainConfig(competition="phantom", name="first")
@@ -287,37 +290,28 @@ def test_a_gpu_that_is_missing_ends_the_run_before_it_begins(
     assert not (tmp_path / "kaggle" / "working" / "runs").exists()
 
 
-RESUMED = """
-from xraycomp.model.config import TrainConfig
-from xraycomp.remote.session import run_session
-from xraycomp.train import train
-import os
-
-if __name__ == "__main__":
-    limit = float(os.environ["LIMIT"]) if "LIMIT" in os.environ else None
-    run_session(train, TrainConfig(
-        competition="phantom", name="first", arch="squeezenet1_1", image_size=32, epochs=2,
-        time_limit=limit,
-    ))
-"""
-
-
 def test_a_second_session_goes_on_where_the_first_was_stopped(
-    tmp_path: Path, run_script: Script
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / "script.py").write_text(RESUMED)
-    variables = on_kaggle(tmp_path)
     root = tmp_path / "kaggle"
+    for name, value in on_kaggle(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", ["script.py"])
+    monkeypatch.setattr(logging.getLogger("xraycomp"), "handlers", [])
+    caplog.set_level("INFO", "xraycomp")
     draw_slice(load_competition("phantom"), root / "input" / "phantom", 100, 10, size=32)
-    done = run_script(**variables, LIMIT="0.01")
-    assert done.returncode == 0, done.stderr
-    assert "Time limit reached" in done.stdout
+    config = dataclasses.replace(PHANTOM, arch="squeezenet1_1", image_size=32, epochs=2)
+    with pytest.raises(SystemExit) as stop:
+        run_session(train, dataclasses.replace(config, time_limit=0.01))
+    assert stop.value.code == 0, caplog.text
+    assert "Time limit reached" in caplog.text
     (root / "input" / "notebooks" / "me").mkdir(parents=True)
     (root / "working").rename(root / "input" / "notebooks" / "me" / "earlier")
     (root / "working").mkdir()
-    done = run_script(**variables)
-    assert done.returncode == 0, done.stderr
-    assert "Continuing the attached run" in done.stdout
+    with pytest.raises(SystemExit) as stop:
+        run_session(train, config)
+    assert stop.value.code == 0, caplog.text
+    assert "Continuing the attached run" in caplog.text
     rows = (root / "working/runs/first/metrics.csv").read_text().splitlines()
     assert [row.partition(",")[0] for row in rows] == ["epoch", "1", "2"]
     assert (root / "working" / "submission.csv").is_file()
