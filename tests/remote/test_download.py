@@ -8,6 +8,7 @@ import zipfile
 import pytest
 from kaggle_server import KEY, Dataset
 
+from xraycomp import train
 from xraycomp.console.errors import UserError
 from xraycomp.download import DownloadConfig, download, main
 from xraycomp.remote import client
@@ -257,7 +258,10 @@ def test_ctrl_c_leaves_a_part_to_go_on_with(signed_in, environment, tmp_path):
     assert KEY not in said
 
 
-def test_training_on_a_competition_downloads_what_is_missing(signed_in, tmp_path, environment):
+def test_training_on_a_competition_downloads_what_is_missing(
+    signed_in, tmp_path, monkeypatch, capsys, caplog
+):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "demo.toml").write_text(
         'slug = "xray-demo"\nsource = "competition"\ntask = "multiclass"\n'
         'classes = ["covid", "pneumonia", "normal"]\nmetric = "macro_f1"\n'
@@ -267,17 +271,11 @@ def test_training_on_a_competition_downloads_what_is_missing(signed_in, tmp_path
     )
     flags = "--competition demo.toml --arch mobilenet_v3_small --image-size 32 --epochs 1 "
     flags += "--batch-size 4 --val-fraction 0.3 --name one"
-    done = subprocess.run(
-        [sys.executable, "-m", "xraycomp.train", *flags.split()],
-        cwd=tmp_path,
-        env={**environment, **signed_in.environment(tmp_path / "home")},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "every file and checksum in order" in done.stdout
+    with caplog.at_level("INFO", "xraycomp"):
+        train.main(flags.split())
+    assert "every file and checksum in order" in caplog.text
+    said = capsys.readouterr()
     for bar in ("Download", "Check"):  # in a file or a pipe they would be many lines
-        assert f"{bar} xray-demo.zip" not in done.stderr
+        assert f"{bar} xray-demo.zip" not in said.err
     assert (tmp_path / "runs/one/submission.csv").is_file()
-    assert KEY not in done.stdout + done.stderr
+    assert KEY not in said.out + said.err + caplog.text
