@@ -50,6 +50,9 @@ def test_a_good_kernel_passes_under_both_layouts(
 
 
 FIRST = "print('begun', flush=True)\n"
+IMPORT_THIS_KIT = (
+    f"import sys; sys.path.insert(0, {str(Path(xraycomp.__file__).parents[1])!r}); import xraycomp"
+)
 FAILING = {
     "raises": ("raise ValueError('no such luck')", "failed with exit code 1", "no such luck"),
     "kaggle": ("import kaggle", "failed with exit code 1", "No module named 'kaggle': code inside"),
@@ -70,6 +73,12 @@ FAILING = {
         "subprocess.run([sys.executable, '-c', code], check=True)",
         "failed with exit code 1",
         "a kernel has no internet (www.kaggle.com)",
+    ),
+    "kit": (
+        "import subprocess, sys\n"
+        f"subprocess.run([sys.executable, '-c', {IMPORT_THIS_KIT!r}], check=True)",
+        "failed with exit code 1",
+        "No module named 'xraycomp' outside the bundle",
     ),
     "input": (
         "import os, pathlib\n"
@@ -138,16 +147,20 @@ def test_a_broken_submission_is_found_out(
     assert complaint in str(caught.value)
 
 
-def test_this_machine_itself_can_be_reached(make_kernel: Make, tmp_path: Path) -> None:
+def test_this_machine_itself_can_be_reached_but_not_what_the_user_s_variables_say(
+    make_kernel: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Several processes that train together talk to each other."""
+    monkeypatch.setenv("KAGGLE_KEY", "a-secret")
     script = """
+import os
 import socket
 server = socket.create_server(("127.0.0.1", 0))
 socket.create_connection(("localhost", server.getsockname()[1])).close()
 left, right = socket.socketpair()
-print("spoke to itself")
+print("spoke to itself and saw", os.environ.get("KAGGLE_KEY"))
 """
-    with pytest.raises(UserError, match="spoke to itself"):
+    with pytest.raises(UserError, match="spoke to itself and saw None"):
         rehearse(build(make_kernel(script)), data_dir=tmp_path / "data", train_images=6)
 
 
