@@ -464,6 +464,12 @@ def test_a_copied_kernel_does_not_overwrite_the_original(folder):
         build(second)
 
 
+def test_internet_has_to_be_allowed_to_the_command(folder, change, refused):
+    change(enable_internet=True)
+    assert "--allow-internet" in refused(main, "build", str(folder))
+    main(["build", str(folder), "--allow-internet"])
+
+
 def test_a_script_that_does_not_compile_is_not_built(folder):
     (folder / "train.py").write_text("raise SystemExit(\n")
     with pytest.raises(UserError, match=r"kernel/train.py is not valid Python"):

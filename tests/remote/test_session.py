@@ -17,6 +17,7 @@ from xraycomp.console.errors import UserError
 from xraycomp.data.competition_file import load_competition
 from xraycomp.data.stand_ins import draw_slice
 from xraycomp.model.config import TrainConfig
+from xraycomp.remote.mounts import mount_path
 from xraycomp.remote.session import (
     check_gpu,
     check_output_size,
@@ -63,6 +64,20 @@ def test_data_is_found_under_both_layouts(tmp_path: Path, slug: str, place: str)
     assert config.data_dir == tmp_path / "scratch"
     assert config.runs_dir == tmp_path / "working" / "runs"
     assert config.submissions_dir == tmp_path / "working" / "submissions"
+
+
+@pytest.mark.parametrize(
+    ("kind", "source", "new", "old"),
+    [
+        ("competition", "titanic", "competitions/titanic", "titanic"),
+        ("dataset", "me/nets/3", "datasets/me/nets", "nets"),
+        ("kernel", "me/earlier", "notebooks/me/earlier", "earlier"),
+        ("model", "me/net/pyTorch/b0/1", "models/me/net/pyTorch/b0/1", "net/pyTorch/b0/1"),
+    ],
+)
+def test_each_layout_has_its_places(kind: str, source: str, new: str, old: str) -> None:
+    assert mount_path(kind, source, "new") == new
+    assert mount_path(kind, source, "old") == old
 
 
 def test_data_that_is_not_attached_is_an_error_that_lists_what_is(tmp_path: Path) -> None:
