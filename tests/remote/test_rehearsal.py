@@ -17,6 +17,7 @@ import xraycomp
 from xraycomp.console.errors import UserError
 from xraycomp.data.competition_file import load_competition
 from xraycomp.data.stand_ins import draw_slice
+from xraycomp.kernel import main
 from xraycomp.remote.bundle import build
 from xraycomp.remote.rehearsal import rehearse
 
@@ -270,8 +271,10 @@ def test_a_kernel_that_does_not_end_is_ended_with_its_children(
     make_kernel: Make, tmp_path: Path
 ) -> None:
     pids = tmp_path / "pids"
+    folder = make_kernel(SLEEPER.format(pids=str(pids)))
+    flags = f"--train-images 6 --timeout 0.05 --data-dir {tmp_path / 'data'}"
     with pytest.raises(UserError, match=r"did not end within 0\.05 minutes") as caught:
-        rehearse(build(make_kernel(SLEEPER.format(pids=str(pids)))), train_images=6, timeout=3)
+        main(["rehearse", str(folder), *flags.split()])
     assert "asleep" in str(caught.value)
     assert_ended(pids)
 
