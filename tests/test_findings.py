@@ -157,12 +157,33 @@ def test_the_table_of_epochs_agrees_with_the_judgement(run):
     assert report["overall"]["log_loss"]["value"] == pytest.approx(row["val_loss"], abs=1e-4)
 
 
+def labels_from(table, limits):
+    """What films are called whose findings' probabilities are at or above these limits."""
+    above = table[list(CLASSES)].to_numpy() >= [limits[name] for name in CLASSES]
+    return ["|".join(np.array(CLASSES)[row]) for row in above]
+
+
 def test_predict_and_evaluate_do_what_train_did(run, tmp_path):
     output = tmp_path / "again.csv"
-    predict.main(["--runs", str(run), "--split", "test", "--output", str(output)])
+    called = tmp_path / "called.csv"
+    both = ["--output", str(output), "--called", str(called)]
+    predict.main(["--runs", str(run), "--split", "test", *both])
     found, wanted = pd.read_csv(output), pd.read_csv(run / "predictions" / "test.csv")
     assert list(found["image"]) == list(wanted["image"])
     np.testing.assert_allclose(found[list(CLASSES)], wanted[list(CLASSES)], atol=1.1e-6)
+    content = json.loads((run / "thresholds.json").read_text())
+    labels = pd.read_csv(called, keep_default_na=False)
+    assert list(labels["image"]) == list(found["image"])
+    assert list(labels["label"]) == labels_from(found, content["thresholds"])
+    # Of several runs, the thresholds have to be chosen for their mean.
+    several = ["--runs", str(run), str(run), *both]
+    with pytest.raises(UserError, match="thresholds of one run do not fit the mean"):
+        predict.main(several)
+    content["thresholds"] = dict(zip(CLASSES, (0.1, 0.9, 0.4), strict=True))
+    (tmp_path / "other.json").write_text(json.dumps(content))
+    predict.main([*several, "--thresholds", str(tmp_path / "other.json")])
+    labels = pd.read_csv(called, keep_default_na=False)
+    assert list(labels["label"]) == labels_from(pd.read_csv(output), content["thresholds"])
     evaluate.main(["--run", str(run), "--output", str(tmp_path / "judged")])
     found, wanted = (
         json.loads((folder / "metrics.json").read_text()) for folder in (tmp_path / "judged", run)
@@ -177,10 +198,16 @@ TIMES = ["seconds", "data_seconds", "images_per_second"]
 
 
 def test_a_head_on_codes_is_for_findings_too(desk, tmp_path):
-    main(flags(desk, tmp_path, "--epochs", "1", "--codes-epochs", "1"))
-    head = tmp_path / "runs" / "one" / "head"
+    main(flags(desk, tmp_path, "--epochs", "1", "--codes-epochs", "1", "--tta"))
+    run = tmp_path / "runs" / "one"
     # Knowing nothing costs log 2 where each finding is for itself, and log 3 where one is it.
-    assert pd.read_csv(head / "metrics.csv")["val_loss"].min() < (np.log(2) + np.log(3)) / 2
+    assert pd.read_csv(run / "head" / "metrics.csv")["val_loss"].min() < (np.log(2) + np.log(3)) / 2
+    # Its tables are averaged over mirror images, as predict does it on request.
+    wanted = pd.read_csv(run / "predictions" / "test.csv")[list(CLASSES)]
+    for more, same in ([], False), (["--tta"], True):
+        predict.main(["--runs", str(run), "--output", str(tmp_path / "again.csv"), *more])
+        found = pd.read_csv(tmp_path / "again.csv")[list(CLASSES)]
+        assert np.allclose(found, wanted, atol=1.1e-6) == same
 
 
 def test_a_run_in_stages_goes_on_where_a_time_limit_stopped_it(desk, tmp_path):

@@ -64,6 +64,7 @@ def test_check_removes_what_is_stale_and_nothing_else(
         (["build"], "STR The kernel"),
         (["build", "all", "--owner", "a/b"], "'a/b' is no Kaggle user name"),
         (["rehearse", "phantom-resnet18", "--attach", "x"], "--attach x must be SOURCE=PATH"),
+        (["rehearse", "phantom-resnet18", "--attach", "a/b=c=d"], "a/b is not among the sources"),
     ],
 )
 def test_a_mistake_is_one_sentence(

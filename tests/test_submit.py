@@ -132,6 +132,16 @@ def test_without_send_nothing_leaves_the_machine(kaggle, run):
     assert "kaggle competitions submit -c xray-demo -f submissions/A.csv -m A" in said
     assert Path("submissions/A.csv").read_bytes() == Path("runs/A/submission.csv").read_bytes()
     assert not Path("submissions/ledger.csv").exists()
+    own = Path("runs/A/submission.csv")
+    own.write_text("name,target\ntest_0,0\n")  # the competition's own files say what is asked for
+    assert "3 rows, checked" in run("--run", "runs/A")[1]
+    settings = Path("runs/A/config.json")
+    settings.write_text(settings.read_text().replace('"submissions"', '"elsewhere"'))
+    assert run("--run", "runs/A")[0] == 0  # where the run's own submission went
+    assert Path("elsewhere/A.csv").is_file()
+    shutil.rmtree("films")
+    own.unlink()
+    assert "There is nothing at films" in run("--run", "runs/A")[1]
 
 
 def test_the_plain_client_takes_what_the_kit_wrote(kaggle, run, kaggle_cli, desk):
@@ -357,6 +367,7 @@ def test_without_anything_to_do_it_says_what_can_be_done(kaggle, run, desk):
         (("--run", "runs/B"), "runs/B is not a run folder"),
         (("--kernel", "demo"), "must be OWNER/SLUG"),
         (("--kernel", "ada/demo"), "Say which version of ada/demo"),
+        (("--kernel", "ada/demo", "--kernel-version", 0), "Say which version of ada/demo"),
         (("--kernel", "ada/demo", "--kernel-version", 1), "--competition SLUG"),
         (("--run", "runs/A", "--send", "--poll", 0), "above 0"),
         (("--list", "--send", "--no-wait"), "--send, --no-wait would do nothing beside --list. Le"),
@@ -404,6 +415,12 @@ def test_the_same_file_may_go_to_another_competition(kaggle, run, send):
     append(Path("submissions/ledger.csv"), {"competition": "other", "ref": "3", "sha256": digest})
     assert send("--no-wait")[0] == 0
     assert [row["competition"] for row in rows()] == ["other", SLUG]
+    # Without a name, both are listed and asked for.
+    assert all(slug in run("--list")[1] for slug in ("other", SLUG))
+    kaggle.competitions["other"] = kaggle.competitions[SLUG]
+    kaggle.rules_accepted.add("other")
+    said = run("--sync")[1]
+    assert all(f"{slug}: " in said for slug in ("other", SLUG))
 
 
 def test_a_kernels_version_is_submitted_with_the_runs_scores(kaggle, run):

@@ -21,7 +21,7 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 
 import xraycomp
-from xraycomp import evaluate, predict, submit
+from xraycomp import evaluate, predict, submit, train
 from xraycomp.console.errors import UserError
 
 CLASSES = ("stripe", "disc", "blank")  # index order, not alphabetical
@@ -309,8 +309,23 @@ def test_predict_averages_runs(run, tmp_path):
         path = tmp_path / f"{name}.csv"
         predict.main(["--runs", *map(str, runs), "--output", str(path)])
         tables[name] = pd.read_csv(path)[list(CLASSES)].to_numpy()
+    both = ["--runs", str(run), str(other)]
+    with pytest.raises(UserError, match="Say where the table shall go with --output"):
+        predict.main(both)
     assert np.abs(tables["one"] - tables["two"]).max() > 0.1
     np.testing.assert_allclose(tables["both"], (tables["one"] + tables["two"]) / 2, atol=1.1e-6)
+    table = pd.read_csv(other / "manifest.csv", keep_default_na=False)
+    table.iloc[::-1].to_csv(other / "manifest.csv", index=False)
+    both += ["--output", str(tmp_path / "mixed.csv")]
+    with pytest.raises(UserError, match="do not hold the same test images"):
+        predict.main(both)
+    toml = other / "competition.toml"
+    toml.write_text(
+        re.sub("(?m)^classes = .*$", f"classes = {list(CLASSES[::-1])}", toml.read_text())
+    )
+    with pytest.raises(UserError, match="have different classes"):
+        predict.main(both)
+    assert not (tmp_path / "mixed.csv").exists()
 
 
 def test_predict_takes_any_folder_of_images_and_one_image(run, desk, tmp_path, truth):
@@ -447,12 +462,18 @@ def test_the_data_that_was_given_is_not_written_to(desk, run):
     assert held == {"films", "train", "test", "sample.csv", *CLASSES}
 
 
-def test_with_nothing_configured_phantoms_are_drawn_and_every_report_says_so(tmp_path):
+def test_with_nothing_configured_phantoms_are_drawn_and_every_report_says_so(
+    tmp_path, monkeypatch, caplog
+):
+    for name in [name for name in os.environ if "KAGGLE" in name]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / "home").mkdir()
-    flags = ["--epochs", 1, "--image-size", 32, "--arch", "squeezenet1_1", "--name", "first"]
-    done = run_process("train", *flags, home=tmp_path / "home", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    said = done.stdout.splitlines()
+    monkeypatch.chdir(tmp_path)
+    with caplog.at_level("INFO", "xraycomp"):
+        flags = "--epochs 1 --image-size 32 --arch squeezenet1_1 --name first --device cpu"
+        train.main(flags.split())
+    said = "\n".join(caplog.messages).splitlines()
     assert said[0] == (
         "No competition in data/ and no Kaggle credentials: using the embedded phantom competition "
         "(drawn phantoms, not X-rays)."

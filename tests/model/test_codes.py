@@ -213,7 +213,7 @@ def test_head_then_whole_network_as_one_run(done):
     load_best(done, torch.device("cpu"))
 
 
-def test_stopped_between_head_and_network_it_goes_on_the_same(job, done, monkeypatch):
+def test_stopped_between_head_and_network_it_goes_on_the_same(job, done, monkeypatch, caplog):
     """Stopped within the head's epochs, again right after the joining, and gone on with."""
     epochs = 0
 
@@ -232,7 +232,9 @@ def test_stopped_between_head_and_network_it_goes_on_the_same(job, done, monkeyp
     assert not (folder / "checkpoint.pt").exists()
     with pytest.raises(Stopped, match=f"after epoch 4. Go on with: .* --resume {folder}$"):
         main(["--resume", str(folder)])
-    main(["--resume", str(folder)])
+    with caplog.at_level("INFO", "xraycomp"):
+        main(["--resume", str(folder)])
+    assert "The head's best val_macro_f1 is 1.0000. Next, the whole network." in caplog.messages
     assert epochs == 5
     again = RunFolder(folder)
     for part in (".", "head"):

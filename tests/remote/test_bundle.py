@@ -222,15 +222,16 @@ def test_credentials_are_known_wherever_a_variable_says_that_they_lie(
 
 
 HELLO = """
-import sys
-print("ran", __name__, sys.argv[1:])
+import os, sys
+print("ran", __name__, sys.argv[1:], os.environ["XRAYCOMP_GPU"])
 """
 
 
+@pytest.mark.parametrize(("gpu", "asked"), [("", ""), ("NvidiaTeslaT4", "1")])
 def test_the_built_file_says_what_it_is_and_runs_the_script(
-    tmp_path: Path, make_kernel: Make, run_built: Run
+    tmp_path: Path, make_kernel: Make, run_built: Run, gpu: str, asked: str
 ) -> None:
-    bundle = build(make_kernel(HELLO))
+    bundle = build(make_kernel(HELLO, enable_gpu=bool(gpu), machine_shape=gpu))
     (tmp_path / "kaggle" / "working").mkdir(parents=True)
     on_kaggle = {
         "KAGGLE_KERNEL_RUN_TYPE": "Batch",
@@ -241,7 +242,7 @@ def test_the_built_file_says_what_it_is_and_runs_the_script(
     version = xraycomp.__version__
     assert done.stdout.splitlines() == [
         f"toy-kernel: bundle sha256 {bundle.sha256}, commit {bundle.commit}, xraycomp {version}",
-        "ran __main__ []",
+        f"ran __main__ [] {asked}",
     ]
     assert json.loads((tmp_path / "kaggle" / "working" / "kernel.json").read_text()) == {
         "kernel": "toy-kernel",

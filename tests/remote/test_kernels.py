@@ -4,8 +4,11 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -152,12 +155,14 @@ def test_a_competition_whose_rules_are_not_accepted_is_told_before_the_push(
     assert signed_in.calls("SaveKernel") == []
 
 
-def test_a_fresh_data_set_version_is_waited_for(signed_in, pushed, change, tmp_path):
+@pytest.mark.parametrize("content", [b"new and longer", b"new"])
+def test_a_fresh_data_set_version_is_waited_for(signed_in, pushed, change, tmp_path, content):
     signed_in.ready_after, signed_in.listing_lag = 2, 2
     signed_in.datasets["ada/weights"] = Dataset([{"w.pt": b"old"}])
-    (tmp_path / "w.pt").write_bytes(b"new and longer")
+    (tmp_path / "w.pt").write_bytes(content)
     with connect() as kaggle:
         assert publish(kaggle, "ada/weights", [tmp_path / "w.pt"]) == 2
+    assert signed_in.datasets["ada/weights"].current == 2
     change(dataset_sources=["ada/weights"])
     pushed()
     version = signed_in.kernels["ada/phantom-resnet18"].versions[0]
@@ -175,12 +180,24 @@ def test_a_data_set_that_is_still_being_made_holds_the_push_back(signed_in, push
 def test_a_new_data_set_is_made_and_listed(signed_in, tmp_path):
     (tmp_path / "resnet18.pt").write_bytes(b"weights" * 1000)
     signed_in.ready_after = 1
+    half = [{"name": "resnet18.pt", "totalBytes": 3000, "creationDate": "2024-01-01T00:00:00Z"}]
+    signed_in.fault("ListDatasetFiles", answer={"datasetFiles": half})
     with connect() as kaggle:
         assert publish(kaggle, "ada/resnet-weights", [tmp_path / "resnet18.pt"]) == 1
     held = signed_in.datasets["ada/resnet-weights"].versions
     assert held == [{"resnet18.pt": b"weights" * 1000}]
     request = signed_in.calls("CreateDataset")[0]
     assert request["isPrivate"] is True
+    assert len(signed_in.calls("ListDatasetFiles")) == 2  # again, until it has its size
+
+
+def test_the_weights_of_a_kernel_are_published_under_its_name(signed_in, folder, tmp_path):
+    files = {name: tmp_path / name for name in ("a.pt", "b.pt")}
+    for name, path in files.items():
+        path.write_text(name)
+    main(["weights", str(folder), "--weights", *map(str, files.values())])
+    [held] = signed_in.datasets["ada/phantom-resnet18-weights"].versions
+    assert held == {"a.pt": b"a.pt", "b.pt": b"b.pt"}
 
 
 def test_a_data_set_of_a_longer_name_is_not_the_attached_one(
@@ -206,13 +223,36 @@ def test_a_data_set_of_a_longer_name_is_not_the_attached_one(
 
 
 @pytest.mark.parametrize("method", ["CreateDataset", "CreateDatasetVersion"])
-def test_a_data_set_error_with_status_200_is_a_failure(signed_in, tmp_path, method):
+@pytest.mark.parametrize(
+    "answer", [{"status": "error", "error": "The slug is taken."}, {"status": "The slug is taken."}]
+)
+def test_a_data_set_error_with_status_200_is_a_failure(signed_in, tmp_path, method, answer):
     (tmp_path / "a.pt").write_bytes(b"1")
     if method == "CreateDatasetVersion":
         signed_in.datasets["ada/weights"] = Dataset([{"a.pt": b"0"}])
-    signed_in.fault(method, answer={"status": "error", "error": "The slug is taken."})
+    signed_in.fault(method, answer=answer)
     with connect() as kaggle, pytest.raises(UserError, match="The slug is taken"):
         publish(kaggle, "ada/weights", [tmp_path / "a.pt"])
+
+
+@pytest.mark.parametrize("method", ["CreateDataset", "CreateDatasetVersion"])
+def test_a_data_set_whose_answer_is_lost_is_made_once(signed_in, tmp_path, method):
+    (tmp_path / "a.pt").write_bytes(b"1")
+    if method == "CreateDatasetVersion":
+        signed_in.datasets["ada/weights"] = Dataset([{"a.pt": b"0"}])
+    signed_in.fault(method, lose_answer=True)
+    with connect() as kaggle:
+        version = publish(kaggle, "ada/weights", [tmp_path / "a.pt"])
+    assert version == len(signed_in.datasets["ada/weights"].versions)
+    assert len(signed_in.calls(method)) == 1
+
+
+def test_a_data_set_that_kaggle_will_not_show_is_not_taken_for_a_missing_one(signed_in, tmp_path):
+    (tmp_path / "a.pt").write_bytes(b"1")
+    signed_in.fault("GetDataset", status=400)
+    with connect() as kaggle, pytest.raises(UserError, match="refused to show the data set"):
+        publish(kaggle, "ada/weights", [tmp_path / "a.pt"])
+    assert signed_in.datasets == {}
 
 
 def test_an_upload_that_breaks_off_is_sent_again(signed_in, tmp_path):
@@ -382,6 +422,12 @@ def test_of_all_kernels_each_has_its_turn(signed_in, pushed, folder, refused, ca
         main(["status", *flags])  # those that were never pushed are no failure
     assert sum("Nothing was pushed from" in line for line in caplog.messages) == 2
     assert any(line.startswith(f"{note.label}: error. Pushed") for line in caplog.messages)
+    assert "sources here have changed" not in caplog.text
+    with (folder / "train.py").open("a") as script, caplog.at_level("INFO", "xraycomp"):
+        script.write("# changed\n")
+        script.flush()
+        main(["status", str(folder)])
+    assert "The sources here have changed since: that version runs older code." in caplog.text
     (folder.parent / "openi-cnn-codes/pushed.json").write_text("{}")
     said = refused(main, "wait", *flags)
     assert said == "2 of 3 kernels failed: openi-cnn-codes, phantom-resnet18. See above."
@@ -390,10 +436,38 @@ def test_of_all_kernels_each_has_its_turn(signed_in, pushed, folder, refused, ca
         main(["wait", str(folder)])
 
 
+def test_ctrl_c_while_all_are_pushed_waits_for_the_answer_and_pushes_no_more(
+    signed_in, folder, refused
+):
+    second = shutil.copytree(folder, folder.with_name("second"))
+    path = second / "kernel-metadata.json"
+    named = {"id": f"{USER}/second", "title": "second"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | named))
+    signed_in.fault("SaveKernel", delay=0.5)
+
+    def interrupt():
+        while not signed_in.calls("SaveKernel"):
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt, daemon=True)
+    thread.start()
+    said = refused(main, "push", "all", "--kernels-dir", str(folder.parent))
+    assert re.search("Interrupted after .* was pushed. Follow it with: .* wait phantom", said)
+    assert read_pushed(folder).version == 1
+    assert len(signed_in.calls("SaveKernel")) == 1
+
+
 def test_a_copied_kernel_does_not_overwrite_the_original(folder):
     second = shutil.copytree(folder, folder.parent / "second")
     with pytest.raises(UserError, match="the folder is called second but id names the kernel"):
         build(second)
+
+
+def test_internet_has_to_be_allowed_to_the_command(folder, change, refused):
+    change(enable_internet=True)
+    assert "--allow-internet" in refused(main, "build", str(folder))
+    main(["build", str(folder), "--allow-internet"])
 
 
 def test_a_script_that_does_not_compile_is_not_built(folder):

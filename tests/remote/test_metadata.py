@@ -69,6 +69,7 @@ def test_a_good_file_is_read(make_kernel: Make) -> None:
         ({"machine_shape": "NvidiaTeslaT4"}, "does not agree with enable_gpu false"),
         ({"enable_gpu": True}, "machine_shape '' does not agree with enable_gpu true"),
         ({"enable_tpu": True, "machine_shape": "NvidiaTeslaT4"}, "and enable_tpu true"),
+        ({"machine_shape": "TpuV5E8"}, "and enable_tpu false"),
         ({"machine_shape": "NvidiaTeslaP100"}, "was retired by Kaggle; use NvidiaTeslaT4"),
         ({"machine_shape": "NvidiaTeslaT4Highmem"}, "is Kaggle's own; use NvidiaTeslaT4"),
         ({"machine_shape": "NvidiaTelsaT4"}, "is not known, did you mean NvidiaTeslaT4"),
@@ -146,6 +147,8 @@ def test_the_owner_is_written_once_and_nothing_else_changes(make_kernel: Make) -
         with pytest.raises(UserError, match="is no Kaggle user name"):
             write_owner(folder, wrong)
     assert (folder / "kernel-metadata.json").read_text() == after
+    write_owner(folder, "another")  # in place of an owner that stands there
+    assert read_metadata(folder).owner == "another"
 
 
 @pytest.mark.parametrize("folder", sorted(path.parent for path in KERNELS.glob("*/train.py")))

@@ -17,6 +17,7 @@ import xraycomp
 from xraycomp.console.errors import UserError
 from xraycomp.data.competition_file import load_competition
 from xraycomp.data.stand_ins import draw_slice
+from xraycomp.kernel import main
 from xraycomp.remote.bundle import build
 from xraycomp.remote.rehearsal import rehearse
 
@@ -50,6 +51,9 @@ def test_a_good_kernel_passes_under_both_layouts(
 
 
 FIRST = "print('begun', flush=True)\n"
+IMPORT_THIS_KIT = (
+    f"import sys; sys.path.insert(0, {str(Path(xraycomp.__file__).parents[1])!r}); import xraycomp"
+)
 FAILING = {
     "raises": ("raise ValueError('no such luck')", "failed with exit code 1", "no such luck"),
     "kaggle": ("import kaggle", "failed with exit code 1", "No module named 'kaggle': code inside"),
@@ -70,6 +74,12 @@ FAILING = {
         "subprocess.run([sys.executable, '-c', code], check=True)",
         "failed with exit code 1",
         "a kernel has no internet (www.kaggle.com)",
+    ),
+    "kit": (
+        "import subprocess, sys\n"
+        f"subprocess.run([sys.executable, '-c', {IMPORT_THIS_KIT!r}], check=True)",
+        "failed with exit code 1",
+        "No module named 'xraycomp' outside the bundle",
     ),
     "input": (
         "import os, pathlib\n"
@@ -138,16 +148,20 @@ def test_a_broken_submission_is_found_out(
     assert complaint in str(caught.value)
 
 
-def test_this_machine_itself_can_be_reached(make_kernel: Make, tmp_path: Path) -> None:
+def test_this_machine_itself_can_be_reached_but_not_what_the_user_s_variables_say(
+    make_kernel: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Several processes that train together talk to each other."""
+    monkeypatch.setenv("KAGGLE_KEY", "a-secret")
     script = """
+import os
 import socket
 server = socket.create_server(("127.0.0.1", 0))
 socket.create_connection(("localhost", server.getsockname()[1])).close()
 left, right = socket.socketpair()
-print("spoke to itself")
+print("spoke to itself and saw", os.environ.get("KAGGLE_KEY"))
 """
-    with pytest.raises(UserError, match="spoke to itself"):
+    with pytest.raises(UserError, match="spoke to itself and saw None"):
         rehearse(build(make_kernel(script)), data_dir=tmp_path / "data", train_images=6)
 
 
@@ -257,8 +271,10 @@ def test_a_kernel_that_does_not_end_is_ended_with_its_children(
     make_kernel: Make, tmp_path: Path
 ) -> None:
     pids = tmp_path / "pids"
+    folder = make_kernel(SLEEPER.format(pids=str(pids)))
+    flags = f"--train-images 6 --timeout 0.05 --data-dir {tmp_path / 'data'}"
     with pytest.raises(UserError, match=r"did not end within 0\.05 minutes") as caught:
-        rehearse(build(make_kernel(SLEEPER.format(pids=str(pids)))), train_images=6, timeout=3)
+        main(["rehearse", str(folder), *flags.split()])
     assert "asleep" in str(caught.value)
     assert_ended(pids)
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import logging
+import stat
 import subprocess
 import sys
 import time
@@ -15,12 +17,15 @@ from xraycomp.console.errors import UserError
 from xraycomp.data.competition_file import load_competition
 from xraycomp.data.stand_ins import draw_slice
 from xraycomp.model.config import TrainConfig
+from xraycomp.remote.mounts import mount_path
 from xraycomp.remote.session import (
     check_gpu,
     check_output_size,
     prepare_session,
+    run_session,
     shorten,
 )
+from xraycomp.train import train
 
 ACSE = TrainConfig(competition="acse4-ml-2020", name="first")
 PHANTOM = TrainConfig(competition="phantom", name="first")
@@ -59,6 +64,20 @@ def test_data_is_found_under_both_layouts(tmp_path: Path, slug: str, place: str)
     assert config.data_dir == tmp_path / "scratch"
     assert config.runs_dir == tmp_path / "working" / "runs"
     assert config.submissions_dir == tmp_path / "working" / "submissions"
+
+
+@pytest.mark.parametrize(
+    ("kind", "source", "new", "old"),
+    [
+        ("competition", "titanic", "competitions/titanic", "titanic"),
+        ("dataset", "me/nets/3", "datasets/me/nets", "nets"),
+        ("kernel", "me/earlier", "notebooks/me/earlier", "earlier"),
+        ("model", "me/net/pyTorch/b0/1", "models/me/net/pyTorch/b0/1", "net/pyTorch/b0/1"),
+    ],
+)
+def test_each_layout_has_its_places(kind: str, source: str, new: str, old: str) -> None:
+    assert mount_path(kind, source, "new") == new
+    assert mount_path(kind, source, "old") == old
 
 
 def test_data_that_is_not_attached_is_an_error_that_lists_what_is(tmp_path: Path) -> None:
@@ -131,7 +150,8 @@ def test_an_attached_run_of_the_same_name_is_continued(root: Path, where: str) -
     config = prepare_session(ACSE, root, root)
     assert config.resume == root / "working" / "runs" / "first"
     assert (config.resume / "checkpoint.pt").read_text() == "weights"
-    (config.resume / "checkpoint.pt").write_text("newer")  # the copy may be written to
+    copied = [config.resume, *config.resume.rglob("*")]
+    assert all(path.stat().st_mode & stat.S_IWUSR for path in copied)
     assert (config.resume / "predictions" / "val.csv").is_file()
 
 
@@ -168,6 +188,8 @@ def test_a_rehearsal_is_one_epoch_of_whole_batches() -> None:
     small = shorten(config, 60)
     assert (small.batch_size, small.accumulate) == (15, 1)
     assert shorten(config, 4).batch_size == 2
+    staged = TrainConfig(stages="head:0.01:3 layer4:0.003:20 all:0.001:1")
+    assert shorten(staged, 400).stages == "head:0.01:1 layer4:0.003:1 all:0.001:1"
 
 
 def test_too_large_an_output_is_an_error(tmp_path: Path) -> None:
@@ -283,37 +305,28 @@ def test_a_gpu_that_is_missing_ends_the_run_before_it_begins(
     assert not (tmp_path / "kaggle" / "working" / "runs").exists()
 
 
-RESUMED = """
-from xraycomp.model.config import TrainConfig
-from xraycomp.remote.session import run_session
-from xraycomp.train import train
-import os
-
-if __name__ == "__main__":
-    limit = float(os.environ["LIMIT"]) if "LIMIT" in os.environ else None
-    run_session(train, TrainConfig(
-        competition="phantom", name="first", arch="squeezenet1_1", image_size=32, epochs=2,
-        time_limit=limit,
-    ))
-"""
-
-
 def test_a_second_session_goes_on_where_the_first_was_stopped(
-    tmp_path: Path, run_script: Script
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / "script.py").write_text(RESUMED)
-    variables = on_kaggle(tmp_path)
     root = tmp_path / "kaggle"
+    for name, value in on_kaggle(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", ["script.py"])
+    monkeypatch.setattr(logging.getLogger("xraycomp"), "handlers", [])
+    caplog.set_level("INFO", "xraycomp")
     draw_slice(load_competition("phantom"), root / "input" / "phantom", 100, 10, size=32)
-    done = run_script(**variables, LIMIT="0.01")
-    assert done.returncode == 0, done.stderr
-    assert "Time limit reached" in done.stdout
+    config = dataclasses.replace(PHANTOM, arch="squeezenet1_1", image_size=32, epochs=2)
+    with pytest.raises(SystemExit) as stop:
+        run_session(train, dataclasses.replace(config, time_limit=0.01))
+    assert stop.value.code == 0, caplog.text
+    assert "Time limit reached" in caplog.text
     (root / "input" / "notebooks" / "me").mkdir(parents=True)
     (root / "working").rename(root / "input" / "notebooks" / "me" / "earlier")
     (root / "working").mkdir()
-    done = run_script(**variables)
-    assert done.returncode == 0, done.stderr
-    assert "Continuing the attached run" in done.stdout
+    with pytest.raises(SystemExit) as stop:
+        run_session(train, config)
+    assert stop.value.code == 0, caplog.text
+    assert "Continuing the attached run" in caplog.text
     rows = (root / "working/runs/first/metrics.csv").read_text().splitlines()
     assert [row.partition(",")[0] for row in rows] == ["epoch", "1", "2"]
     assert (root / "working" / "submission.csv").is_file()
