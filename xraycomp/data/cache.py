@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -85,7 +86,7 @@ def build_cache(
     """
     if size < 1:
         raise UserError(f"The image size is {size}; it must be at least 1 pixel.")
-    workers = workers or available_cpus()
+    workers = workers or joblib.cpu_count()
     digests = _digest_files(paths, cache_dir, workers)
     key = hashlib.blake2b("\n".join([str(_DECODER), *digests]).encode(), digest_size=8).hexdigest()
     folder = cache_dir / f"{key}-{size}px"
@@ -98,13 +99,6 @@ def build_cache(
         for row, why in json.loads((folder / "broken.json").read_text(encoding="utf-8")).items()
     }
     return ImageCache(folder, size, len(paths), tuple(digests), broken)
-
-
-def available_cpus() -> int:
-    """The number of CPUs that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @contextlib.contextmanager

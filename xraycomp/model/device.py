@@ -1,5 +1,8 @@
 """The device that computes, and the precision that suits it."""
 
+import os
+
+import joblib
 import torch
 
 from xraycomp.console.errors import UserError
@@ -8,8 +11,12 @@ from xraycomp.console.errors import UserError
 def choose_device(name: str) -> torch.device:
     """The device of that name; ``auto`` is ``cuda`` where there is a GPU, else the CPU.
 
+    Torch is kept to the CPUs that a container may use, which it does not ask for by itself.
+
     Raises ``UserError`` for a device that is not there.
     """
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(min(torch.get_num_threads(), joblib.cpu_count()))
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
