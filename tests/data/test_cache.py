@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -142,6 +143,23 @@ def test_gather_equals_the_mapped_array_in_any_order(images, tmp_path):
     assert np.array_equal(cache.gather(rows), mapped[rows])
     assert cache.gather(np.array([], dtype=np.int64)).shape == (0, 16, 16)
     assert cache.thumbnails().shape == (70, 32, 32)
+
+
+@pytest.mark.parametrize("read_ahead", [0, 1, 8, 1000])
+def test_gather_reads_neighbours_gaps_and_repeated_rows_alike(tmp_path, draw, read_ahead):
+    paths = [draw(tmp_path / f"{n}.png", n % 4, seed=n, size=(20, 20)) for n in range(300)]
+    cache = replace(build(paths, tmp_path, 4), read_ahead=read_ahead)
+    mapped = np.load(cache.folder / "images.npy")
+    rng = np.random.default_rng(0)
+    for rows in (
+        np.arange(300),  # more in a row than one read takes
+        np.arange(300)[::-1],
+        rng.permutation(300),
+        rng.integers(300, size=500),
+        np.repeat([7, 8, 299], 3),
+        np.array([], dtype=np.int64),
+    ):
+        assert np.array_equal(cache.gather(rows), mapped[rows])
 
 
 def test_rows_stand_in_the_order_asked_for_whatever_the_number_of_threads(images, tmp_path):

@@ -131,7 +131,8 @@ class Loop:
     def train_epoch(self, stop: StopRequest) -> bool:
         """Train to the end of the epoch; False if stopped before."""
         state, progress = self.state, self.state.progress
-        order = epoch_order(len(self.train), self.weights, self.config.seed, state.epoch)
+        block = self.config.shuffle_block
+        order = epoch_order(len(self.train), self.weights, self.config.seed, state.epoch, block)
         began, already = time.monotonic(), progress.seconds
         pending: list[Tensor] = []
         train_from(state.model.body, self.stages[state.stage].layers)
