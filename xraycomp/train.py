@@ -70,7 +70,7 @@ HELP = Help(
         "brightness contrast erasing mixup tta",
         "Split": "test_fraction val_fraction folds fold keep_duplicates_together",
         "Data": "no_finding_class drop_no_finding min_count skip_broken",
-        "Machine": "device workers",
+        "Machine": "device workers shuffle_block",
         "Folders": "data_dir runs_dir submissions_dir",
     },
 )
@@ -193,6 +193,7 @@ def _load(manifest: pd.DataFrame, source: Source, config: TrainConfig) -> Datase
         config.cache_size,
         workers=config.workers,
         skip_broken=config.skip_broken,
+        read_ahead=config.shuffle_block,
     )
 
 

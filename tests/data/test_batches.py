@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from xraycomp.data.batches import balanced_weights, epoch_order, whole_batches
+from xraycomp.data.batches import BLOCKS_AT_ONCE, balanced_weights, epoch_order, whole_batches
 
 LABELS = np.repeat([0, 1, 2, 3], [20, 100, 380, 1500])
 TARGETS = np.eye(4, dtype=np.float32)[LABELS]
@@ -56,6 +56,41 @@ def test_the_order_depends_on_seed_and_epoch_alone(weights):
     assert order(1, 1) != first
     assert order(2, 0) != first
     assert order(0, 1) != order(1, 0)
+
+
+@pytest.mark.parametrize("block", [1, 8, 37, 5000])
+@pytest.mark.parametrize("weights", [None, balanced_weights(TARGETS)])
+def test_in_blocks_the_same_images_come_a_few_neighbourhoods_at_a_time(weights, block):
+    order = epoch_order(len(LABELS), weights, 3, 1, block)
+    assert sorted(order) == sorted(epoch_order(len(LABELS), weights, 3, 1))
+    if weights is not None:
+        return  # how many images a neighbourhood shows is then drawn
+    # Whatever window of images one looks at, it lies in two windows of blocks at most.
+    window = block * BLOCKS_AT_ONCE
+    for start in range(0, len(order) - window, 50):
+        neighbourhoods = np.flatnonzero(np.diff(np.sort(order[start : start + window])) > block)
+        assert len(neighbourhoods) <= 2 * BLOCKS_AT_ONCE
+
+
+def test_blocks_are_cut_and_shuffled_anew_in_each_epoch_and_mixed_within_a_window():
+    first, second = (epoch_order(6400, None, 0, epoch, 16) for epoch in (0, 1))
+    assert epoch_order(6400, None, 0, 0, 16).tolist() == first.tolist()
+    windows = [set(order[:256].tolist()) for order in (first, second)]
+    assert len(windows[0] & windows[1]) < 64
+    starts = [{row % 16 for row in window if row - 1 not in window} for window in windows]
+    assert [len(each) for each in starts] == [1, 1]  # all blocks are cut alike within an epoch
+    assert starts[0] != starts[1]
+    # A batch takes from nearly all blocks of its window, and not one after the other.
+    blocks = [
+        len(np.unique((batch + 16 - min(starts[0])) // 16)) for batch in first.reshape(-1, 64)
+    ]
+    assert min(blocks) >= 12
+
+
+def test_in_blocks_weighted_sampling_still_draws_every_class_alike():
+    weights = balanced_weights(TARGETS)
+    drawn = np.concatenate([epoch_order(len(LABELS), weights, 0, e, 16) for e in range(40)])
+    assert chisquare(np.bincount(LABELS[drawn])).pvalue > 1e-4
 
 
 @pytest.mark.parametrize("start", [0, 1, 7, 14, 15])

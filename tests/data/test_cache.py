@@ -1,11 +1,15 @@
 """The cache: pixels against torchvision and PIL, what rebuilds it, what an interruption leaves."""
 
+import io
+import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +17,8 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 
 from xraycomp.console.errors import UserError
-from xraycomp.data.cache import build_cache, load_gray
+from xraycomp.data.cache import build_cache
+from xraycomp.data.decode import load_gray
 
 
 def build(paths, tmp_path, size=16, workers=2):
@@ -138,6 +143,23 @@ def test_gather_equals_the_mapped_array_in_any_order(images, tmp_path):
     assert np.array_equal(cache.gather(rows), mapped[rows])
     assert cache.gather(np.array([], dtype=np.int64)).shape == (0, 16, 16)
     assert cache.thumbnails().shape == (70, 32, 32)
+
+
+@pytest.mark.parametrize("read_ahead", [0, 1, 8, 1000])
+def test_gather_reads_neighbours_gaps_and_repeated_rows_alike(tmp_path, draw, read_ahead):
+    paths = [draw(tmp_path / f"{n}.png", n % 4, seed=n, size=(20, 20)) for n in range(300)]
+    cache = replace(build(paths, tmp_path, 4), read_ahead=read_ahead)
+    mapped = np.load(cache.folder / "images.npy")
+    rng = np.random.default_rng(0)
+    for rows in (
+        np.arange(300),  # more in a row than one read takes
+        np.arange(300)[::-1],
+        rng.permutation(300),
+        rng.integers(300, size=500),
+        np.repeat([7, 8, 299], 3),
+        np.array([], dtype=np.int64),
+    ):
+        assert np.array_equal(cache.gather(rows), mapped[rows])
 
 
 def test_rows_stand_in_the_order_asked_for_whatever_the_number_of_threads(images, tmp_path):
@@ -272,40 +294,141 @@ import sys
 from pathlib import Path
 from xraycomp.console.command import run_command
 from xraycomp.data.cache import build_cache
-images, cache = map(Path, sys.argv[1:3])
-run_command(lambda args: build_cache(sorted(images.glob("*.png")), cache, 400, workers=1))
+films, cache = map(Path, sys.argv[1:3])
+run_command(lambda args: build_cache(sorted(films.iterdir()), cache, 64, workers=1))
 """
+N_FILMS = 160
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_build_leaves_nothing_that_looks_finished(
-    images, tmp_path, environment, number
-):
-    for n in range(1500):  # a second's work: each file has bytes of its own
-        (tmp_path / f"images/more_{n}.png").write_bytes(images[n % 70].read_bytes() + b"%d" % n)
-    paths, cache_dir = sorted((tmp_path / "images").glob("*.png")), tmp_path / "cache"
-    process = subprocess.Popen(
-        [sys.executable, "-c", BUILD, str(tmp_path / "images"), str(cache_dir)],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+@pytest.fixture(scope="module")
+def films(tmp_path_factory):
+    """Films that take some 20 ms each to decode, every fortieth of them broken."""
+    folder = tmp_path_factory.mktemp("films")
+    ramp = (np.add.outer(np.arange(2048), np.arange(2048)) // 64).astype(np.uint8)
+    for n in range(N_FILMS):
+        path = folder / f"{n:03}.png"
+        Image.fromarray(ramp + np.uint8(n)).save(path, compress_level=1)
+        if n % 40 == 7:
+            path.write_bytes(path.read_bytes()[:2000])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(films, tmp_path_factory):
+    """What a build in one go makes of them."""
+    return build_cache(sorted(films.iterdir()), tmp_path_factory.mktemp("whole"), 64)
+
+
+@pytest.fixture
+def start_build(environment):
+    """Start the build of some films in a process of its own."""
+    running = []
+
+    def start(films, cache_dir, **options):
+        command = [sys.executable, "-c", BUILD, str(films), str(cache_dir)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        running.append(subprocess.Popen(command, env=environment, **pipes, **options))
+        return running[-1]
+
+    yield start
+    for process in running:
+        process.kill()
+        process.communicate()
+
+
+def wait_for(pattern, cache_dir, process):
+    """The first path of that pattern, as soon as it is there."""
     started = time.monotonic()
-    while not list(cache_dir.glob("*.tmp/thumbnails.npy")):
+    while not (found := list(cache_dir.glob(pattern))):
         assert process.poll() is None, "the build ended before it could be interrupted"
         assert time.monotonic() - started < 60, "the build never began"
         time.sleep(0.005)
+    return found[0]
+
+
+def contents(cache):
+    return {path.name: path.read_bytes() for path in cache.folder.iterdir()}
+
+
+def blank(path):
+    """Change a file's pixels so that neither its length nor its time tells."""
+    state = path.stat()
+    image = io.BytesIO()
+    Image.new("L", (64, 64)).save(image, "png")
+    path.write_bytes(image.getvalue().ljust(state.st_size, b"\0"))
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_build_goes_on_where_it_stopped(
+    films, whole, tmp_path, start_build, caplog, number
+):
+    films = shutil.copytree(films, tmp_path / "films")
+    cache_dir = tmp_path / "cache"
+    process = start_build(films, cache_dir)
+    progress = wait_for("*.partial/progress.json", cache_dir, process)
     process.send_signal(number)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == (-number if number == signal.SIGKILL else 128 + number)
     assert "Traceback" not in said
-    folders = [path for path in cache_dir.iterdir() if path.is_dir()]
-    assert [path for path in folders if path.suffix != ".tmp"] == []
-    if number != signal.SIGKILL:
-        assert folders == []
-    cache = build_cache(paths, cache_dir, 400, workers=2)
-    clean = build_cache(paths[:70], tmp_path / "clean", 400, workers=2)
-    assert not cache.broken
-    assert np.array_equal(cache.gather(np.arange(70)), pixels_of(clean))
-    assert cache.folder.suffix != ".tmp"
+    assert [path.suffix for path in cache_dir.iterdir() if path.is_dir()] == [".partial"]
+
+    blocks = [range(int(first), int(first) + 32) for first in json.loads(progress.read_text())]
+    finished = [row for block in blocks for row in block]
+    assert 0 < len(finished) < N_FILMS
+    paths = sorted(films.iterdir())
+    for row in finished:
+        blank(paths[row])  # would show if it were decoded again
+    with caplog.at_level("INFO"):
+        cache = build_cache(paths, cache_dir, 64)
+    assert f"{len(finished)} of {N_FILMS} images are decoded" in caplog.text
+    assert cache.broken == whole.broken
+    assert len(cache.broken) == 4
+    assert contents(cache) == contents(whole)
+    assert [path for path in cache_dir.iterdir() if path.is_dir()] == [cache.folder]
+
+
+def test_of_two_processes_one_builds_and_the_other_waits(films, whole, tmp_path, start_build):
+    cache_dir = tmp_path / "cache"
+    first = start_build(films, cache_dir)
+    wait_for("*.partial/images.npy", cache_dir, first)
+    second = start_build(films, cache_dir)
+    (_, shown), (said, nothing) = (process.communicate(timeout=60) for process in (first, second))
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert "waiting for it" in said
+    assert "Decode to 64 px" in shown
+    assert "Decode to 64 px" not in nothing
+    assert contents(build_cache(sorted(films.iterdir()), cache_dir, 64)) == contents(whole)
+
+
+def test_a_killed_process_keeps_no_other_waiting(films, whole, tmp_path, start_build):
+    cache_dir = tmp_path / "cache"
+    first = start_build(films, cache_dir)
+    wait_for("*.partial/images.npy", cache_dir, first)
+    second = start_build(films, cache_dir)
+    first.kill()
+    assert "Traceback" not in second.communicate(timeout=60)[1]
+    assert second.returncode == 0
+    assert contents(build_cache(sorted(films.iterdir()), cache_dir, 64)) == contents(whole)
+
+
+@pytest.mark.parametrize("left", ["", '{"0": {}, "32"'])
+def test_progress_that_a_power_cut_has_spoilt_counts_for_nothing(images, tmp_path, left):
+    cache = build(images, tmp_path)
+    before = contents(cache)
+    partial = cache.folder.rename(cache.folder.with_name(f"{cache.folder.name}.partial"))
+    (partial / "progress.json").write_text(left)
+    (partial / "images.npy").write_bytes(b"no header, no pixels")
+    assert contents(build(images, tmp_path)) == before
+
+
+def test_a_build_for_which_the_disk_is_too_small_leaves_no_part_of_one(
+    films, tmp_path, start_build
+):
+    def limit_files():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    process = start_build(films, tmp_path / "cache", preexec_fn=limit_files)
+    assert "The disk is full" in process.communicate(timeout=60)[1]
+    assert process.returncode == 1
+    assert [path for path in (tmp_path / "cache").iterdir() if path.is_dir()] == []

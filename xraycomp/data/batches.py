@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 from xraycomp.data.labels import rarity
 
+BLOCKS_AT_ONCE = 16
+"""How many blocks of neighbours are mixed with each other where an epoch goes by blocks."""
+
 
 class Rows(Protocol):
     """Images on disk, or codes that stand for them, one a row."""
@@ -46,7 +49,11 @@ def balanced_weights(targets: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def epoch_order(
-    n_images: int, weights: NDArray[np.float64] | None, seed: int, epoch: int
+    n_images: int,
+    weights: NDArray[np.float64] | None,
+    seed: int,
+    epoch: int,
+    block: int = 0,
 ) -> NDArray[np.int64]:
     """The ``n_images`` positions that one epoch shows: int array of shape (n_images,).
 
@@ -54,11 +61,22 @@ def epoch_order(
     ``torch.utils.data.WeightedRandomSampler`` does but for any number of images; without, each
     comes once, shuffled. The order depends on ``seed`` and ``epoch`` alone, so a resumed epoch
     goes on where it stopped.
+
+    With ``block`` the same positions come in an order for disks: they are cut into blocks of that
+    many neighbours, at other places in each epoch, and the blocks are shuffled; positions are
+    shuffled among each ``BLOCKS_AT_ONCE`` blocks that follow each other, as in a shuffle buffer.
     """
     generator = np.random.default_rng([seed, epoch])
     if weights is None:
-        return generator.permutation(n_images)
-    return generator.choice(n_images, size=n_images, p=weights)
+        order = generator.permutation(n_images)
+    else:
+        order = generator.choice(n_images, size=n_images, p=weights)
+    if not block:
+        return order
+    block_of = (order + generator.integers(block)) // block
+    place = generator.permutation(n_images // block + 2)
+    # The sort is stable: within a window the order stays the random one.
+    return order[np.argsort(place[block_of] // BLOCKS_AT_ONCE, kind="stable")]
 
 
 def whole_batches(

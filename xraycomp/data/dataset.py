@@ -1,7 +1,7 @@
 """A competition's images, decoded and listed, ready to be taken split by split."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -45,10 +45,12 @@ def load_dataset(
     *,
     workers: int | None = None,
     skip_broken: bool = False,
+    read_ahead: int = 0,
 ) -> Dataset:
     """Decode every image of ``manifest`` to ``size`` pixels, or find that done.
 
-    Labelled images that do not decode get the split ``skipped`` with ``skip_broken``.
+    Labelled images that do not decode get the split ``skipped`` with ``skip_broken``;
+    ``read_ahead`` is as in ``ImageCache``.
 
     Raises ``UserError`` for missing files, for broken labelled images without ``skip_broken`` and
     for broken test images without a label always, since a submission needs them.
@@ -80,4 +82,5 @@ def load_dataset(
         log.info("Left out %d images that do not decode: %s.", len(names), listing(names, 20))
         manifest = manifest.copy()
         manifest.loc[manifest.index[broken], "split"] = SKIPPED
+    cache = replace(cache, read_ahead=read_ahead)
     return Dataset(manifest, cache, source.competition.classes)

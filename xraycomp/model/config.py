@@ -166,6 +166,9 @@ class TrainConfig:
     """auto, cpu, cuda or cuda:1."""
     devices: int | None = None
     """How many GPUs (or CPU processes) train together. Default: all GPUs, one CPU process."""
+    shuffle_block: int = 0
+    """Shuffle training images in blocks of this many neighbours; for a cache larger than memory,
+    where 64 spares the disk most of its work. 0 shuffles freely."""
     workers: int | None = None
     """Threads that decode images. Default: all CPUs."""
     data_dir: Path = Path("data")
@@ -185,6 +188,7 @@ class TrainConfig:
         for name in (
             *("min_count", "lr", "momentum", "weight_decay", "warmup_epochs", "clip_grad"),
             *("gamma", "gamma_neg", "gamma_pos", "mixup", "codes_epochs", "codes_passes", "seed"),
+            "shuffle_block",
         ):
             self._check(name, getattr(self, name) >= 0, "0 or more")
         for name in (

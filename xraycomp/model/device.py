@@ -1,5 +1,8 @@
 """The device that computes, and the precision that suits it."""
 
+import os
+
+import joblib
 import torch
 
 from xraycomp.console.errors import UserError
@@ -8,11 +11,14 @@ from xraycomp.console.errors import UserError
 def choose_device(name: str) -> torch.device:
     """The device of that name; ``auto`` is ``cuda`` where there is a GPU, else the CPU.
 
-    The process is told to compute fast: numbers too small to matter, which take a CPU a hundred
-    times as long, become 0, and convolutions on a GPU are chosen by trying them.
+    The process is told to compute fast: torch is kept to the CPUs that a container may use, which
+    it does not ask for by itself; numbers too small to matter, which may take a CPU a hundred times
+    as long, become 0; convolutions on a GPU are chosen by trying them.
 
     Raises ``UserError`` for a device that is not there.
     """
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(min(torch.get_num_threads(), joblib.cpu_count()))
     torch.set_flush_denormal(True)
     torch.backends.cudnn.benchmark = True
     if name == "auto":

@@ -58,13 +58,15 @@ def plan_epoch(
     device: torch.device,
 ) -> EpochPlan:
     """Draw the epoch of that number, counted from 0; ``weights`` as `epoch_order` takes them."""
-    order = epoch_order(len(train), weights, config.seed, epoch)
+    order = epoch_order(len(train), weights, config.seed, epoch, config.shuffle_block)
     generator = np.random.default_rng([config.seed, epoch, 1])  # the order has one of its own
     draws = draw(len(order), config, generator, config.training_size(epoch)).to(device)
     targets, known = train.targets[order], ~np.isnan(train.targets[order])
     partners = shares = None
     if config.mixup:
-        partners = generator.permutation(len(order))
+        # What is in the same place of the next batch: as random as the order, and near on disk
+        # where that is.
+        partners = np.roll(np.arange(len(order)), -config.batch_size)
         share = generator.beta(config.mixup, config.mixup, len(order)).astype(np.float32)
         targets = share[:, None] * targets + (1 - share[:, None]) * targets[partners]
         known &= known[partners]
