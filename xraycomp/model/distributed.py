@@ -77,8 +77,8 @@ def count_processes(devices: int | None, device: torch.device, batch_size: int) 
 
 
 def own_device(device: torch.device) -> torch.device:
-    """The part of ``device`` that is for this process: a GPU each, where several train together."""
-    if in_group() and device.type == "cuda":
+    """What of ``device`` is for this process: of ``cuda`` a GPU each, where several train."""
+    if in_group() and str(device) == "cuda":
         return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     return device
 

@@ -36,9 +36,9 @@ from xraycomp.model.distributed import LostPeerError, in_group, is_main, world_s
 
 logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # what failed is raised
 _TIMEOUT = datetime.timedelta(days=1)  # others wait while the main process downloads and decodes
+_PATIENCE = datetime.timedelta(seconds=20)  # until the store is taken to be gone
 _FAILED = 1  # exit code of a process whose failure the others know of
 _HOST = "127.0.0.1"
-_TCPStore = dist.TCPStore  # type: ignore[attr-defined]
 
 
 class DeadProcessError(UserError):
@@ -65,7 +65,8 @@ def joined() -> Iterator[None]:
         with contextlib.suppress(ValueError):  # not in the main thread
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the end is near without it
         cause = _common_cause(error)
-        dist.group.WORLD.abort()  # type: ignore[union-attr] # else the process might wait at its end for those that are gone
+        # Else the process might wait at its end for those that are gone.
+        dist.group.WORLD.abort()  # type: ignore[union-attr]
         if cause is error:
             raise
         raise cause from error
@@ -81,7 +82,11 @@ def _join() -> None:
     try:
         dist.init_process_group(backend, timeout=_TIMEOUT)
     except RuntimeError as error:  # torch's own distributed errors are RuntimeErrors
-        raise LostPeerError(str(error)) from error
+        place, why = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}", str(error)
+        raise UserError(
+            f"The training processes did not meet at {place} ({why.splitlines()[0]}). Look whether "
+            "the machines reach each other."
+        ) from error
     torch.set_num_threads(max(1, torch.get_num_threads() // int(os.environ["LOCAL_WORLD_SIZE"])))
     if not is_main():  # once is enough
         warnings.simplefilter("ignore")
@@ -89,7 +94,8 @@ def _join() -> None:
 
 
 def _store() -> Any:
-    return _TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return dist.TCPStore(host, port, timeout=_PATIENCE)  # type: ignore[attr-defined]
 
 
 def advise(advice: str) -> None:
@@ -168,7 +174,9 @@ def launch(function: Callable[..., Any], processes: int, *arguments: Any) -> Any
     if module == "__main__":  # run as python -m <module>
         module = sys.modules["__main__"].__spec__.name  # type: ignore[union-attr]
     shows_log = logging.getLogger("xraycomp").isEnabledFor(logging.INFO)
-    store = _TCPStore(_HOST, 0, is_master=True, wait_for_workers=False)
+    store = dist.TCPStore(  # type: ignore[attr-defined]
+        _HOST, 0, is_master=True, wait_for_workers=False
+    )
     job = _Job(module, function.__qualname__, arguments, processes, store.port, shows_log)
     with StopRequest() as stop:
         with _without_main():
@@ -196,11 +204,11 @@ def launch(function: Callable[..., Any], processes: int, *arguments: Any) -> Any
 
 def _which_died(workers: ProcessContext) -> str:
     codes = [worker.exitcode for worker in workers.processes]
-    # The others may already have ended because of it.
-    dead = next(number for number, code in enumerate(codes) if code not in (None, 0, _FAILED))
-    code = codes[dead]
-    how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    return f"Training process {dead + 1} of {len(codes)} died ({how})."
+    for number, code in enumerate(codes, 1):
+        if code not in (None, 0, _FAILED):  # the others may already have ended because of it
+            how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            return f"Training process {number} of {len(codes)} died ({how})."
+    return "The training processes lost each other."
 
 
 @contextlib.contextmanager
