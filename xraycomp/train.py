@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import pandas as pd
 import torch
@@ -27,12 +28,20 @@ from xraycomp.model.checkpoint import load_best, resume_state
 from xraycomp.model.config import TrainConfig
 from xraycomp.model.deadline import Deadline, deadline_in
 from xraycomp.model.device import choose_device
-from xraycomp.model.distributed import count_processes, is_main
+from xraycomp.model.distributed import (
+    broadcast,
+    count_processes,
+    first_on_its_machine,
+    from_main,
+    is_main,
+    own_device,
+    world_size,
+)
 from xraycomp.model.engine import fit
 from xraycomp.model.environment import describe_environment
 from xraycomp.model.head import fit_head
 from xraycomp.model.inference import predict_split
-from xraycomp.model.processes import DeadProcessError, launch
+from xraycomp.model.processes import advise, joined, launch
 from xraycomp.model.run import RunFolder, check_free, default_name
 from xraycomp.model.state import check_trainable, count_steps, start_state
 from xraycomp.model.stem import GrayModel
@@ -89,37 +98,79 @@ class Job:
 def train(config: TrainConfig) -> RunFolder:
     """Do the whole job that ``config`` describes and return the run folder.
 
+    In a process that torchrun has started: together with the others, see `processes.joined`. The
+    main one then has the run folder; the others need no more than their machine's copy of the data.
+
     Raises ``UserError`` for everything that the user can mend, ``Stopped`` when interrupted.
     """
     deadline = deadline_in(config.time_limit)
-    device = choose_device(config.device)
-    processes = count_processes(config.devices, device, config.batch_size)
-    job, model = (_reopen(config, config.resume), None) if config.resume else _begin(config)
+    with joined():
+        device = choose_device(config.device)
+        processes = count_processes(config.devices, device, config.batch_size)
+        if processes > world_size():
+            run: RunFolder = launch(_train, processes, config, device, deadline)
+            return run
+        return _train(config, device, deadline)
+
+
+def _train(config: TrainConfig, device: torch.device, deadline: Deadline) -> RunFolder:
+    """What each of the processes does, or the lone one."""
+    device = own_device(device)
+    job, model = _start(config)
     config, run, dataset = job.config, job.run, job.dataset
     to_predict = len(dataset.ids("val")) + len(dataset.ids("test"))
     deadline = replace(deadline, images_after=to_predict * (1 + config.tta))
-    with run.log():
-        _describe(job, f"{processes} devices" if processes > 1 else str(device))
+    with run.log() if is_main() else contextlib.nullcontext():
+        if is_main():
+            _describe(job, f"{world_size()} devices" if world_size() > 1 else str(device))
         with _resumable(run):
-            if config.codes_epochs and not run.checkpoint.is_file():
-                model = model or _new_model(config, run.competition())
-                fit_head(model, dataset, config, run, _score(run), device, deadline)
-            if processes == 1:
-                _fit(device, config, run, dataset, deadline, model)
-            else:
-                launch(_fit_share, processes, device.type, config, run, dataset, deadline)
-        _finish(job, device)
+            _fit(job, device, deadline, model)
+        tables = _predict(job, device)
+        if is_main():
+            _finish(job, tables)
     return run
+
+
+def _start(config: TrainConfig) -> tuple[Job, GrayModel | None]:
+    """The run to go on with, or a new one and its network: as the main process has it.
+
+    The others learn from it all but where their machine has the data, which ``config`` says.
+    """
+    job, model = None, None
+    if is_main():
+        job, model = (_reopen(config, config.resume), None) if config.resume else _begin(config)
+    job = cast(Job, broadcast(job))
+    with first_on_its_machine():
+        return job if is_main() else _follow(job, config), model
+
+
+def _follow(main: Job, config: TrainConfig) -> Job:
+    """The main process's run, with the images that this machine has."""
+    here = replace(main.config, data=config.data, data_dir=config.data_dir, workers=config.workers)
+    job = _open(here, main.run, main.source.competition, main.dataset.manifest)
+    # Named after what the files hold.
+    if job.dataset.cache.folder.name != main.dataset.cache.folder.name:
+        raise UserError(
+            f"The images in {job.source.root} are not those of the main process's machine. Give "
+            "every machine the same data."
+        )
+    return job
 
 
 def _reopen(config: TrainConfig, path: Path) -> Job:
     """The run at ``path``, to go on with."""
     run = RunFolder.open(path)
     config.check_resumed(run.config(), str(path))
-    competition = run.competition()
+    return _open(config, run, run.competition(), run.manifest())
+
+
+def _open(
+    config: TrainConfig, run: RunFolder, competition: Competition, manifest: pd.DataFrame
+) -> Job:
+    """A run that has begun, with the images of its manifest as they lie here."""
     _fetch_missing(competition, config)
     source = open_source(competition, config.data, config.data_dir)
-    return Job(config, run, source, _load(run.manifest(), source, config))
+    return Job(config, run, source, _load(manifest, source, config))
 
 
 def _begin(config: TrainConfig) -> tuple[Job, GrayModel]:
@@ -221,68 +272,55 @@ def _describe(job: Job, where: str) -> None:
 def _resumable(run: RunFolder) -> Iterator[None]:
     """Say how to go on where training is stopped, or one of its processes dies."""
     again = f"Go on with: {PROG} --resume {run.path}"
+    advise(again)
     try:
         yield
     except Stopped as stopped:
         raise Stopped(f"{stopped} {again}", stopped.signal_number) from None
-    except DeadProcessError as error:
-        raise UserError(f"{error} {again}" if run.checkpoint.is_file() else str(error)) from None
 
 
-def _fit(
-    device: torch.device,
-    config: TrainConfig,
-    run: RunFolder,
-    dataset: Dataset,
-    deadline: Deadline,
-    model: GrayModel | None = None,
-) -> None:
+def _fit(job: Job, device: torch.device, deadline: Deadline, model: GrayModel | None) -> None:
     """Train from where the run is: from its checkpoint, or from a new ``model``."""
-    train_set, val_set = dataset.split("train"), dataset.split("val")
-    if run.checkpoint.is_file():
+    config, run, competition = job.config, job.run, job.source.competition
+    train_set, val_set = job.dataset.split("train"), job.dataset.split("val")
+    score = functools.partial(epoch_scores, multilabel=competition.multilabel)
+    if config.codes_epochs and not from_main(run.checkpoint.is_file):
+        model = model or _new_model(config, competition)
+        fit_head(model, job.dataset, config, run, score, device, deadline)
+    if from_main(run.checkpoint.is_file):
         state = resume_state(run, config, len(train_set), device)
         epoch, step = state.epoch + 1, state.progress.step
         log.info("Continuing %s at epoch %d, step %d.", run.checkpoint, epoch, step)
     else:
-        model = model or _new_model(config, run.competition())
+        model = model or _new_model(config, competition)
         state = start_state(model, len(train_set), config, device)
-    whole = fit(state, train_set, val_set, config, run, _score(run), deadline)
-    if not whole and is_main():
+    whole = fit(state, train_set, val_set, config, run, score, deadline)
+    if not whole:
         log.info("Go on later with: %s --resume %s", PROG, run.path)
 
 
-def _fit_share(
-    device: torch.device,
-    config: TrainConfig,
-    run: RunFolder,
-    dataset: Dataset,
-    deadline: Deadline,
-) -> None:
-    """What each of several processes does; the one that launched them waits."""
-    with run.log() if is_main() else contextlib.nullcontext():
-        _fit(device, config, run, dataset, deadline)
+def _predict(job: Job, device: torch.device) -> dict[str, pd.DataFrame]:
+    """The best weights' probability table of each split that is not empty."""
+    model, splits = load_best(job.run, device), [s for s in ("val", "test") if job.dataset.ids(s)]
+    return {
+        split: predict_split(model, job.dataset, split, job.config, tta=job.config.tta)
+        for split in splits
+    }
 
 
-def _score(run: RunFolder) -> functools.partial[dict[str, float]]:
-    return functools.partial(epoch_scores, multilabel=run.competition().multilabel)
-
-
-def _finish(job: Job, device: torch.device) -> None:
-    """Predict with the best weights, judge what is labelled, submit the test set."""
+def _finish(job: Job, tables: dict[str, pd.DataFrame]) -> None:
+    """Keep the predictions, judge what is labelled, submit the test set."""
     config, run, dataset = job.config, job.run, job.dataset
     competition = job.source.competition
-    model = load_best(run, device)
     files = ["config.json"]
     thresholds: Thresholds | Criterion | None = config.threshold_criterion
-    for split, folder in (("val", run.path), ("test", run.path / "test")):
-        if not dataset.ids(split):
-            continue
-        table = predict_split(model, dataset, split, config, tta=config.tta)
+    for split, table in tables.items():
         write_csv(run.predictions_path(split), table)
         files.append(f"predictions/{split}.csv")
         targets, probs = labelled_rows(dataset.manifest, split, table, competition.classes)
         if not len(targets):
             continue
+        folder = run.path if split == "val" else run.path / split
         judged_on = config.split_plan().describe(split, dataset.manifest)
         results = write_results(
             folder, competition, targets, probs, judged_on, thresholds=thresholds
@@ -293,7 +331,7 @@ def _finish(job: Job, device: torch.device) -> None:
     if competition.submission:
         ids = expected_ids(competition, job.source.root)
         own, submission = run.path / "submission.csv", config.submissions_dir / f"{run.name}.csv"
-        write_submission(own, competition, table, ids)
+        write_submission(own, competition, tables["test"], ids)
         write_text(submission, own.read_text(encoding="utf-8"))
         files.append("submission.csv")
         log.info("Checked submission of %s rows: %s", f"{len(ids):,}", submission)
@@ -306,10 +344,9 @@ def main(args: Sequence[str]) -> None:
     """Read the flags over what they start from, which some of them name, and train."""
     # A recipe's defaults are for --help to show too, so it is answered once that is known.
     given = [arg for arg in args if arg not in HELP_FLAGS]
-    default = None
-    if given or not args:
-        default = _defaults(parse_flags(_Unchecked, given, prog=PROG, help=HELP))
-    train(parse_flags(TrainConfig, args, prog=PROG, help=HELP, default=default))
+    with joined():
+        default = from_main(lambda: _defaults(given)) if given or not args else None
+        train(parse_flags(TrainConfig, args, prog=PROG, help=HELP, default=default))
 
 
 class _Unchecked(TrainConfig):
@@ -319,10 +356,13 @@ class _Unchecked(TrainConfig):
         pass
 
 
-def _defaults(config: TrainConfig) -> TrainConfig:
+def _defaults(given: Sequence[str]) -> TrainConfig:
     """A resumed run's own settings, or the recipe of the competition."""
+    config = parse_flags(_Unchecked, given, prog=PROG, help=HELP)
     if config.resume:
-        return replace(RunFolder.open(config.resume).config(), time_limit=None)
+        # How many devices there are is not the run's, but the machine's.
+        saved = RunFolder.open(config.resume).config()
+        return replace(saved, time_limit=None, devices=None)
     competition = choose_competition(config.competition, config.data, config.data_dir)
     if competition is None:
         return TrainConfig()

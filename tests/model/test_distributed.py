@@ -1,30 +1,33 @@
 """Several processes that train one network together, as real processes on the CPU."""
 
+import json
 import logging
 import os
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torch.distributed as dist
 from PIL import Image
 
 import xraycomp
-from xraycomp.console.command import parse_flags
 from xraycomp.console.errors import UserError
 from xraycomp.model.checkpoint import read_checkpoint
-from xraycomp.model.config import TrainConfig
 from xraycomp.model.distributed import count_processes, share_batch_norm
 from xraycomp.model.run import RunFolder
 from xraycomp.model.zoo import create_model
-from xraycomp.train import HELP, main, train
+from xraycomp.train import main, train
 
 # A network without batch norm and dropout; with everything that looks at a whole batch.
 BASE = "--arch timm:test_convnext --image-size 32 --epochs 2 --batch-size 4 --accumulate 2"
@@ -73,16 +76,87 @@ def alone(data, tmp_path_factory):
     return folder / "runs" / "one"
 
 
+TRAIN = ("-m", "xraycomp.train")
+TORCHRUN = ("-m", "torch.distributed.run")
+ENVIRONMENT = {
+    **os.environ,
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": str(Path(xraycomp.__file__).parents[1]),
+}
+
+
 @pytest.fixture(scope="module")
-def together(data, tmp_path_factory):
-    """The same run of two."""
-    folder = tmp_path_factory.mktemp("together")
-    config = parse_flags(
-        TrainConfig, flags_of(data, folder, "--devices", 2), prog="train", help=HELP
-    )
-    run = train(config)
-    assert run == RunFolder(folder / "runs" / "one")
-    return run.path
+def start(tmp_path_factory):
+    """Start Python as a process; gives it and the file that holds what it says."""
+    folder, processes = tmp_path_factory.mktemp("said"), []
+
+    def start_python(*args):
+        said = folder / str(len(processes))
+        with said.open("w") as output:
+            command = [sys.executable, *map(str, args)]
+            process = subprocess.Popen(
+                command, env=ENVIRONMENT, stdout=output, stderr=subprocess.STDOUT
+            )
+        processes.append(process)
+        return process, said
+
+    yield start_python
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+COUNTING = """
+import json, sys
+from pathlib import Path
+import torch.distributed as dist
+from xraycomp.console.command import run_command
+from xraycomp.train import main
+
+reduced, all_reduce = [], dist.all_reduce
+
+def count(tensor, *args):
+    reduced.append(tensor.numel())
+    all_reduce(tensor, *args)
+
+dist.all_reduce = count
+path = Path(sys.argv.pop(1))
+try:
+    run_command(main)
+finally:
+    path.write_text(json.dumps(reduced))
+"""
+
+
+@pytest.fixture(scope="module")
+def machines(data, start, tmp_path_factory):
+    """The same run of two machines with a process each, started by torchrun: what each has.
+
+    They share no disk: each has a copy of the data of its own.
+    """
+    folder = tmp_path_factory.mktemp("machines")
+    script = folder / "counting.py"
+    script.write_text(COUNTING)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    found, started = [folder / "0", folder / "1"], []
+    for number, machine in enumerate(found):
+        films = shutil.copytree(data, machine / "copy" / data.name)
+        nodes = ("--nnodes", 2, "--node-rank", number, "--nproc-per-node", 1)
+        meet = ("--master-addr", "127.0.0.1", "--master-port", port)
+        flags = (machine / "reduced", *flags_of(films, machine))
+        started.append(start(*TORCHRUN, *nodes, *meet, script, *flags))
+    for (process, said), machine in zip(started, found, strict=True):
+        assert process.wait(ENDS_WITHIN) == 0, said.read_text()
+        shutil.copy(said, machine / "said")
+    return found
+
+
+@pytest.fixture(scope="module")
+def together(machines):
+    """The run folder of the two, which the first machine has."""
+    return machines[0] / "runs" / "one"
 
 
 def assert_same_training(found, wanted):
@@ -117,8 +191,30 @@ def test_the_folder_of_a_run_of_two_processes_is_whole(together, alone):
     for name in ("submission.csv", "predictions/test.csv", "predictions/val.csv", "manifest.csv"):
         assert len(pd.read_csv(together / name)) == len(pd.read_csv(alone / name)), name
     assert len(pd.read_csv(together / "submission.csv")) == 7
+    for split in ("val", "test"):  # odd numbers of images, shared among two
+        found, wanted = (pd.read_csv(run / f"predictions/{split}.csv") for run in (together, alone))
+        assert list(found["image"]) == list(wanted["image"])
+        pd.testing.assert_frame_equal(found, wanted, atol=1e-5, rtol=0)
     assert (together / "manifest.csv").read_bytes() == (alone / "manifest.csv").read_bytes()
     assert list(together.parents[1].rglob("*.tmp")) == []
+
+
+def test_gradients_are_exchanged_once_a_step_and_in_one_message(machines):
+    network = create_model("timm:test_convnext", 3)
+    gradients = sum(parameter.numel() for parameter in network.parameters())
+    steps = 135 // 8  # of two parts of four images
+    for machine in machines:
+        reduced = json.loads((machine / "reduced").read_text())
+        assert reduced.count(gradients) == 2 * steps
+        assert max(size for size in reduced if size != gradients) <= 16
+
+
+def test_the_main_process_alone_writes_a_run_and_speaks(machines):
+    main_one, other = machines
+    assert {path.name for path in other.iterdir()} == {"copy", "reduced", "said"}
+    assert "Checked submission of 7 rows" in (main_one / "said").read_text()
+    said = [line for line in re.split("[\r\n]", (other / "said").read_text()) if line.strip()]
+    assert all("Decode to 37 px" in line for line in said)
 
 
 def test_what_two_processes_do_is_logged_once(together, alone):
@@ -132,42 +228,22 @@ def test_what_two_processes_do_is_logged_once(together, alone):
     assert logs[0] == logs[1]
 
 
-@pytest.fixture
-def start_a_run(data, tmp_path):
-    """Start a run of two processes; gives (process, what it says, folder) in its second epoch."""
-    said = tmp_path / "said"
-    with said.open("w") as output:
-        process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "xraycomp.train"),
-                *flags_of(data, tmp_path, "--devices", 2),
-            ],
-            env={
-                **os.environ,
-                "OMP_NUM_THREADS": "1",
-                "PYTHONPATH": str(Path(xraycomp.__file__).parents[1]),
-            },
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        latest = time.monotonic() + ENDS_WITHIN
-        while not SECOND_EPOCH_STEPS.search(said.read_text()):
-            assert process.poll() is None, said.read_text()
-            assert time.monotonic() < latest
-            time.sleep(0.002)
-        yield process, said, tmp_path / "runs" / "one"
-    finally:
-        process.kill()
-        process.wait()
+def wait_for_the_second_epoch(process, said):
+    latest = time.monotonic() + ENDS_WITHIN
+    while not SECOND_EPOCH_STEPS.search(said.read_text()):
+        assert process.poll() is None, said.read_text()
+        assert time.monotonic() < latest
+        time.sleep(0.002)
 
 
 def last_line(said):
     return said.read_text().splitlines()[-1].rpartition("\r")[2].strip()
 
 
-def test_a_stopped_run_of_two_processes_goes_on_in_one(start_a_run, alone):
-    process, said, run = start_a_run
+def test_a_stopped_run_of_two_processes_goes_on_in_one(start, data, alone, tmp_path):
+    process, said = start(*TRAIN, *flags_of(data, tmp_path, "--devices", 2))
+    run = tmp_path / "runs" / "one"
+    wait_for_the_second_epoch(process, said)
     process.terminate()
     assert process.wait(ENDS_WITHIN) == 128 + signal.SIGTERM
     kept = read_checkpoint(run / "checkpoint.pt")
@@ -184,15 +260,15 @@ def test_a_stopped_run_of_two_processes_goes_on_in_one(start_a_run, alone):
     assert_same_training(run, alone)
 
 
-def workers_of(pid):
-    """The processes that ``pid`` has spawned to train."""
+def workers_of(pid, mark=b"spawn_main"):
+    """The processes that ``pid`` has started to train, in the order in which it did."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
             command = (folder / "cmdline").read_bytes()
         except OSError:  # it has just ended
             continue
-        if parent == pid and b"spawn_main" in command:
+        if parent == pid and mark in command:
             yield int(folder.name)
 
 
@@ -230,24 +306,55 @@ def test_a_run_of_one_process_goes_on_in_two_and_where_one_of_these_is_killed_in
     assert not (run / "metrics.json").exists()
     # The process that goes on says each thing once; this one, without a terminal, says nothing.
     said = [line.split()[0] for line in capfd.readouterr().out.splitlines()]
-    assert said == ["timm:test_convnext:", "Continuing", "Epoch"]
+    kinds = ["films:", "Leak", "Training", "timm:test_convnext:", "Continuing", "Epoch"]
+    assert said == kinds
     kept = read_checkpoint(run / "checkpoint.pt")
     assert (kept["epoch"], kept["progress"]["step"]) == (1, 0)
     main(["--resume", str(run), "--devices", "1"])
     assert_same_training(run, alone)
 
 
-JOB = """
-import os
-from xraycomp.console.errors import UserError
-from xraycomp.model.distributed import broadcast, all_reduce_max, rank
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to find processes")
+def test_a_run_of_torchrun_whose_main_process_is_killed_goes_on_without_it(
+    start, data, alone, tmp_path
+):
+    flags = flags_of(data, tmp_path)
+    process, said = start(*TORCHRUN, "--nproc-per-node", 2, *TRAIN, *flags)
+    run = tmp_path / "runs" / "one"
+    wait_for_the_second_epoch(process, said)
+    ranks = sorted(workers_of(process.pid, b"xraycomp.train"))
+    numbers = [Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") for pid in ranks]
+    os.kill(ranks[[b"RANK=0" in number for number in numbers].index(True)], signal.SIGKILL)
+    assert process.wait(ENDS_WITHIN) == 1
+    assert not any(Path(f"/proc/{pid}").exists() for pid in ranks)
+    assert said.read_text().count("training processes died.") == 1
+    advice = f"Go on with: python -m xraycomp.train --resume {run}\n"
+    assert f"Another of the 2 training processes died. {advice}" in said.read_text()
+    kept = read_checkpoint(run / "checkpoint.pt")
+    assert (kept["epoch"], kept["progress"]["step"]) == (1, 0)
+    resumed = replace(RunFolder(run).config(), resume=run, devices=2)
+    assert train(resumed) == RunFolder(run)
+    assert_same_training(run, alone)
+    assert len(pd.read_csv(run / "submission.csv")) == 7
 
-def refuse(device):
+
+JOB = """
+import torch
+from xraycomp.console.errors import UserError
+from xraycomp.model.distributed import broadcast, all_reduce_max, even_share, gather_rows, rank
+from xraycomp.model.distributed import share_buffers
+
+def refuse(n_rows):
+    norm = torch.nn.BatchNorm1d(1)
+    norm.running_mean += 1 + rank()
+    share_buffers(norm)
+    share = even_share(n_rows)
+    rows = gather_rows(share[:, None] + norm.running_mean.double().numpy(), n_rows)
     if rank() == 1:
-        raise UserError("The second one cannot go on. Mend it.")
+        raise UserError(f"The second one has {len(share)} of {rows[:, 0].tolist()}. Mend it.")
     broadcast(None), all_reduce_max(0)  # waits for the other
 
-def divide(device):
+def divide():
     if rank() == 0:
         1 / 0
     all_reduce_max(0)
@@ -261,12 +368,12 @@ from xraycomp.model.processes import launch
 print("begins", flush=True)
 handler = signal.getsignal(signal.SIGINT)
 try:
-    launch(job.refuse, 2, "cpu")
+    launch(job.refuse, 2, 5)
 except UserError as error:
     print(error)
 assert signal.getsignal(signal.SIGINT) is handler
 try:
-    launch(job.divide, 2, "cpu")
+    launch(job.divide, 2)
 except ZeroDivisionError as error:
     print(error, "in divide" in error.__notes__[0])
 """
@@ -279,7 +386,7 @@ def test_what_one_process_raises_reaches_a_script_that_guards_nothing(tmp_path):
     done = subprocess.run(
         [sys.executable, "kernel.py"],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(Path(xraycomp.__file__).parents[1])},
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
         timeout=ENDS_WITHIN,
@@ -287,7 +394,7 @@ def test_what_one_process_raises_reaches_a_script_that_guards_nothing(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         "begins",
-        "The second one cannot go on. Mend it.",
+        "The second one has 3 of [1.0, 2.0, 3.0, 4.0, 5.0]. Mend it.",
         "division by zero True",
     ]
     assert done.stderr == ""
@@ -311,6 +418,18 @@ def test_one_device_cannot_be_several(device):
     assert count_processes(None, torch.device(device), 8) == 1
     with pytest.raises(UserError, match=f"--devices is 2, but --device {device} is one"):
         count_processes(2, torch.device(device), 8)
+
+
+def test_another_number_of_devices_than_torchrun_has_started_is_refused(monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        assert count_processes(None, torch.device("cpu"), 8) == 1
+        assert count_processes(1, torch.device("cpu"), 8) == 1
+        with pytest.raises(UserError, match="--devices is 2, but torchrun has started 1 process"):
+            count_processes(2, torch.device("cpu"), 8)
+    finally:
+        dist.destroy_process_group()
 
 
 def test_more_processes_than_gpus_are_refused():

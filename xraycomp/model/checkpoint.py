@@ -9,6 +9,7 @@ import torch
 from xraycomp.console.errors import UserError
 from xraycomp.data.files import atomic_path
 from xraycomp.model.config import TrainConfig
+from xraycomp.model.distributed import from_main
 from xraycomp.model.run import RunFolder
 from xraycomp.model.state import Progress, TrainState, stage_optimizer, start_state
 from xraycomp.model.stem import GrayModel
@@ -53,30 +54,34 @@ def _network(model: GrayModel, config: TrainConfig) -> dict[str, Any]:
 
 
 def load_best(run: RunFolder, device: torch.device) -> GrayModel:
-    """The network of a run's ``best.pt``, on the device.
+    """The network of a run's ``best.pt``, on the device; the main process alone reads the run.
 
     Raises ``UserError`` for a damaged file and for one of other classes or another architecture.
     """
-    saved, competition = read_checkpoint(run.best), run.competition()
+    config, competition, saved = from_main(
+        lambda: (run.config(), run.competition(), read_checkpoint(run.best))
+    )
     found = saved["classes"]
     if tuple(found) != competition.classes:
         raise UserError(
             f"{run.best} was trained on the classes {', '.join(found)}, not on "
             f"{', '.join(competition.classes)}. Use the checkpoint of this run."
         )
-    model = build_model(run.config(), competition, weights_in(saved, str(run.best)))
+    model = build_model(config, competition, weights_in(saved, str(run.best)))
     return model.to(device).to(memory_format=torch.channels_last)
 
 
 def resume_state(
     run: RunFolder, config: TrainConfig, n_train: int, device: torch.device
 ) -> TrainState:
-    """The network and all that trains it, as the run's ``checkpoint.pt`` has them.
+    """The network and all that trains it, as the run's ``checkpoint.pt`` has them; the main process
+    alone reads the run.
 
     Raises ``UserError`` for a damaged checkpoint, and for one of other settings.
     """
-    saved, where = read_checkpoint(run.checkpoint), str(run.checkpoint)
-    model = build_model(config, run.competition(), weights_in(saved, where))
+    competition, saved = from_main(lambda: (run.competition(), read_checkpoint(run.checkpoint)))
+    where = str(run.checkpoint)
+    model = build_model(config, competition, weights_in(saved, where))
     state = start_state(model, n_train, config, device)
     restore_state(state, saved, config, where)
     return state

@@ -165,7 +165,8 @@ class TrainConfig:
     device: str = "auto"
     """auto, cpu, cuda or cuda:1."""
     devices: int | None = None
-    """How many GPUs (or CPU processes) train together. Default: all GPUs, one CPU process."""
+    """How many GPUs (or CPU processes) of this machine train together. Default: all GPUs, one CPU
+    process; with torchrun, the processes that it has started, on several machines too."""
     shuffle_block: int = 0
     """Shuffle training images in blocks of this many neighbours; for a cache larger than memory,
     where 64 spares the disk most of its work. 0 shuffles freely."""

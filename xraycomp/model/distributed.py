@@ -1,25 +1,24 @@
 """What processes that train one network together say to each other; nothing to do in a lone one.
 
 Each process has a device of its own and takes its share of every batch. They talk over gloo on the
-CPU (what is decided) and, on GPUs, over nccl (gradients and batch norm).
+CPU (what is decided) and, on GPUs, over nccl (gradients and batch norm). The one of rank 0, the
+main process, judges and has the run folder; the others learn from it what they need.
 """
 
 import contextlib
-import datetime
+import os
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from xraycomp.console.errors import UserError
 
 Value = TypeVar("Value")
-
-_TIMEOUT = datetime.timedelta(hours=1)  # others wait that long while the main process validates
 
 
 class LostPeerError(Exception):
@@ -28,73 +27,77 @@ class LostPeerError(Exception):
 
 def rank() -> int:
     """The number of this process, from 0; 0 in a lone one."""
-    return dist.get_rank() if _in_group() else 0
+    return dist.get_rank() if in_group() else 0
 
 
 def world_size() -> int:
-    """How many processes train together."""
-    return dist.get_world_size() if _in_group() else 1
+    """How many processes train together, on all machines."""
+    return dist.get_world_size() if in_group() else 1
 
 
 def is_main() -> bool:
-    """Whether this is the process that judges, writes files and shows progress."""
+    """Whether this is the process that decides, writes files and shows progress."""
     return rank() == 0
 
 
-def _in_group() -> bool:
+def in_group() -> bool:
+    """Whether this process has joined others, see `processes.joined`."""
     return dist.is_available() and dist.is_initialized()
 
 
 def count_processes(devices: int | None, device: torch.device, batch_size: int) -> int:
-    """How many processes are to train: ``devices``, or else one a GPU, and one on anything else.
+    """How many processes are to train: those that have been started, or else ``devices``, or else
+    one a GPU, and one on anything else.
 
-    Raises ``UserError`` where there are fewer GPUs, or the batch cannot be shared out equally.
+    Raises ``UserError`` where another number has been started, where this machine has fewer GPUs,
+    and where the batch cannot be shared out equally.
     """
-    if str(device) == "cuda":  # and not one of them by its number
-        most = torch.cuda.device_count()
-        processes = devices or most
-        if processes > most:
-            raise UserError(f"--devices is {processes}, but there are {most} GPUs here.")
-    else:
-        processes = devices or 1
-        if processes > 1 and device.type != "cpu":
+    gpus = torch.cuda.device_count() if str(device) == "cuda" else None  # not one by its number
+    if in_group():
+        processes, here = world_size(), int(os.environ["LOCAL_WORLD_SIZE"])
+        said = f"torchrun has started {here} processes here"
+        if devices not in (None, processes):
             raise UserError(
-                f"--devices is {processes}, but --device {device} is one. Use --device cuda or cpu."
+                f"--devices is {devices}, but torchrun has started {processes} processes. Leave "
+                "--devices out."
             )
+    else:
+        processes = here = devices or gpus or 1
+        said = f"--devices is {here}"
+    if gpus is not None and here > gpus:
+        raise UserError(f"{said}, but there are {gpus} GPUs here.")
+    if gpus is None and processes > 1 and device.type != "cpu":
+        raise UserError(f"{said}, but --device {device} is one. Use --device cuda or cpu.")
     if batch_size % processes:
         raise UserError(
             f"--batch-size {batch_size} cannot be shared equally among {processes} devices. Choose "
-            f"a multiple of {processes}, or fewer --devices."
+            f"a multiple of {processes}, or fewer devices."
         )
     return processes
 
 
-@contextlib.contextmanager
-def process_group(kind: str, number: int, processes: int, meet: Path) -> Iterator[torch.device]:
-    """Join the other processes that the launcher started, and give the device of this one.
+def own_device(device: torch.device) -> torch.device:
+    """What of ``device`` is for this process: of ``cuda`` a GPU each, where several train."""
+    if in_group() and str(device) == "cuda":
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    return device
 
-    ``kind`` is ``cuda`` or ``cpu``. Where the block fails the group is left as it is, since nccl
-    waits for the others before it ends a group: the process has to end itself.
-    """
-    device = torch.device(kind)
-    if kind == "cuda":
-        device = torch.device(kind, number)
-        torch.cuda.set_device(device)  # before nccl opens anything on a GPU
-    with _peers():
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo",
-            init_method=f"file://{meet}",
-            rank=number,
-            world_size=processes,
-            timeout=_TIMEOUT,
-        )
-    torch.set_num_threads(max(1, torch.get_num_threads() // world_size()))
-    yield device
-    dist.destroy_process_group()
+
+@contextlib.contextmanager
+def first_on_its_machine() -> Iterator[None]:
+    """Let one process of each machine go through the block, and only then its others, which find
+    on the disk what that one has made."""
+    first = not in_group() or os.environ["LOCAL_RANK"] == "0"
+    if not first:
+        all_reduce_max(0)
+    yield
+    if first:
+        all_reduce_max(0)
 
 
 @contextlib.contextmanager
 def _peers() -> Iterator[None]:
+    """Tell that others are gone from other errors."""
     try:
         yield
     except RuntimeError as error:  # torch's own distributed errors are RuntimeErrors
@@ -109,11 +112,21 @@ def prepare_model(model: nn.Module, kind: str) -> None:
     """
     if world_size() == 1:
         return
-    with _peers():
-        for tensor in model.state_dict().values():
-            dist.broadcast(tensor, 0)
+    _share(model.state_dict().values())
     if kind == "cuda":
         share_batch_norm(model)
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Give all processes the main one's batch-norm statistics, so that they judge alike."""
+    if world_size() > 1:
+        _share(model.buffers())
+
+
+def _share(tensors: Iterable[Tensor]) -> None:
+    with _peers():
+        for tensor in tensors:
+            dist.broadcast(tensor, 0)
 
 
 def share_batch_norm(model: nn.Module) -> None:
@@ -132,6 +145,26 @@ def shard(n_images: int) -> slice:
     """This process's part of a batch of ``n_images``, a multiple of the number of processes."""
     part = n_images // world_size()
     return slice(rank() * part, (rank() + 1) * part)
+
+
+def even_share(n_rows: int) -> NDArray[np.int64]:
+    """This process's part of ``n_rows`` rows, as many as every other's: the last of the shares go
+    on with the first rows again. `gather_rows` puts them together."""
+    part = -(-n_rows // world_size())
+    every: NDArray[np.int64] = np.resize(np.arange(n_rows), part * world_size())
+    return every[rank() * part :][:part]
+
+
+def gather_rows(rows: NDArray[np.float64], n_rows: int) -> NDArray[np.float64]:
+    """All ``n_rows`` rows in their order, the same in all processes, from the `even_share` of each;
+    shape (n_rows, ...)."""
+    if world_size() == 1:
+        return rows
+    mine = torch.from_numpy(rows)
+    shares = [torch.empty_like(mine) for _ in range(world_size())]
+    with _peers():
+        dist.all_gather(shares, mine)
+    return torch.cat(shares)[:n_rows].numpy()
 
 
 def seed_share(*place: int) -> None:
@@ -179,6 +212,11 @@ def all_reduce_max(value: int) -> int:
     with _peers():
         dist.all_reduce(agreed, dist.ReduceOp.MAX)
     return int(agreed)
+
+
+def from_main(function: Callable[[], Value]) -> Value:
+    """What ``function`` gives in the main process, which alone calls it; the others wait."""
+    return broadcast(function() if is_main() else None)  # type: ignore[return-value]
 
 
 def broadcast(value: Value) -> Value:

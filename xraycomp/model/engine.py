@@ -24,6 +24,7 @@ from xraycomp.model.distributed import (
     all_reduce_max,
     all_reduce_mean,
     broadcast,
+    from_main,
     is_main,
     reduce_gradients,
     seed_share,
@@ -33,7 +34,7 @@ from xraycomp.model.distributed import (
 from xraycomp.model.epoch import EpochPlan, plan_epoch
 from xraycomp.model.feed import feed, keep_on_device
 from xraycomp.model.freezing import train_from
-from xraycomp.model.inference import predict_probs
+from xraycomp.model.inference import predict_together
 from xraycomp.model.losses import create_loss, log_loss
 from xraycomp.model.run import RunFolder
 from xraycomp.model.speed import Limit, measure_limit
@@ -59,7 +60,7 @@ def fit(
     """Train to the end of the last stage, keeping ``best.pt`` and ``checkpoint.pt`` in ``run``.
 
     Where several processes train together, all of them call this with the same arguments; the main
-    one alone validates and writes.
+    one alone writes.
 
     Parameters
     ----------
@@ -249,7 +250,7 @@ class Loop:
             return
         kept = (
             f"The last good checkpoint is {self.run.checkpoint}"
-            if self.run.checkpoint.is_file()
+            if from_main(self.run.checkpoint.is_file)
             else "No checkpoint had been saved yet"
         )
         flag = "rate in --stages" if self.config.stages else "--lr"
@@ -268,10 +269,7 @@ class Loop:
     def finish_epoch(self) -> None:
         """Judge the epoch, end the stage if this was its last one, and save the checkpoint."""
         state, config = self.state, self.config
-        if is_main():
-            self.judge_epoch()
-        # All have to know when there was no better score for too long.
-        state.best, state.best_epoch = broadcast((state.best, state.best_epoch))
+        self.judge_epoch()
         state.epoch += 1
         state.progress = Progress()
         # Each stage has a new beginning to become better from.
@@ -307,11 +305,13 @@ class Loop:
             "train_loss": progress.loss_sum / progress.step,
             **scores,
         }
-        self.run.write_epoch(row)
+        if is_main():
+            self.run.write_epoch(row)
         value = -scores["val_loss"] if monitor == "val_loss" else scores[monitor]
         if value > state.best:
             state.best, state.best_epoch = value, state.epoch
-            save_best(state, self.config, self.run)
+            if is_main():
+                save_best(state, self.config, self.run)
         log.info(
             "Epoch %d/%d: train loss %.4f, val loss %.4f, accuracy %.4f, macro F1 %.4f, "
             "AUROC %.4f%s (%.1f s, %.0f img/s, %.0f %% of the peak; %.1f s for reading images)",
@@ -332,11 +332,12 @@ class Loop:
     def validate(self) -> dict[str, float]:
         """The val_* columns for the network that is judged."""
         began = time.monotonic()
-        probs = predict_probs(self.state.judged, self.val, self.config, desc="Validate")
+        probs = predict_together(self.state.judged, self.val, self.config, desc="Validate")
         self.predict_seconds_per_image = (time.monotonic() - began) / len(self.val)
         val_loss = log_loss(self.val.targets, probs, self.state.model.activation)
         self._check_loss(val_loss)  # the step after the last checked loss may have spoilt a weight
-        return {"val_loss": val_loss, **self.score(self.val.targets, probs)}
+        # The main process's, to the last bit: all decide by them when to stop.
+        return broadcast({"val_loss": val_loss, **self.score(self.val.targets, probs)})
 
 
 class Losses:

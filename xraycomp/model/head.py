@@ -16,6 +16,7 @@ from xraycomp.model.checkpoint import read_checkpoint, restore_state, save_best,
 from xraycomp.model.codes import build_codes, code_sets
 from xraycomp.model.config import TrainConfig
 from xraycomp.model.deadline import NO_DEADLINE, Deadline
+from xraycomp.model.distributed import first_on_its_machine, from_main, is_main
 from xraycomp.model.engine import Score, fit
 from xraycomp.model.run import RunFolder
 from xraycomp.model.state import start_state
@@ -56,19 +57,21 @@ def fit_head(
     # The very layers of the network, not copies: what is trained here is trained there.
     head = GrayModel(nn.Sequential(nn.Flatten(), linear), model.arch, model.mean, model.std, 1)
     head.classes, head.activation = model.classes, model.activation
-    codes = build_codes(model, dataset.cache, rows, config, deadline)
+    with first_on_its_machine():
+        codes = build_codes(model, dataset.cache, rows, config, deadline)
     coded_train, coded_val = code_sets(codes, rows, train, val)
     head_state = start_state(head, len(coded_train), head_config, device)
-    if head_run.checkpoint.is_file():
-        saved = read_checkpoint(head_run.checkpoint)
+    if from_main(head_run.checkpoint.is_file):
+        saved = from_main(lambda: read_checkpoint(head_run.checkpoint))
         restore_state(head_state, saved, head_config, str(head_run.checkpoint))
     log.info("First the head alone is trained, on codes.")
     fit(head_state, coded_train, coded_val, head_config, head_run, score, deadline)
-    head.load_state_dict(read_checkpoint(head_run.best)["model"])
+    head.load_state_dict(from_main(lambda: read_checkpoint(head_run.best))["model"])
     state = start_state(model, len(train), config, device)
     state.best = head_state.best
-    save_best(state, config, run)
-    save_state(state, config, run)
+    if is_main():
+        save_best(state, config, run)
+        save_state(state, config, run)
     if head_state.best_epoch >= 0:  # else the deadline came before
         best = abs(state.best)  # a loss is kept with its sign turned
         log.info("The head's best %s is %.4f. Next, the whole network.", config.monitor, best)

@@ -15,6 +15,7 @@ from xraycomp.data.predictions import probability_table
 from xraycomp.model.augment import prepare
 from xraycomp.model.config import TrainConfig
 from xraycomp.model.device import autocast
+from xraycomp.model.distributed import even_share, gather_rows, is_main, share_buffers
 from xraycomp.model.feed import feed
 from xraycomp.model.stem import GrayModel
 
@@ -23,8 +24,20 @@ def predict_split(
     model: GrayModel, dataset: Dataset, split: str, config: TrainConfig, **options: Any
 ) -> pd.DataFrame:
     """The probability table of one split; ``options`` are those of `predict_probs`."""
-    probs = predict_probs(model, dataset.split(split), config, desc=f"Predict {split}", **options)
+    images, desc = dataset.split(split), f"Predict {split}"
+    probs = predict_together(model, images, config, desc=desc, **options)
     return probability_table(dataset.ids(split), probs, dataset.classes)
+
+
+def predict_together(
+    model: GrayModel, images: ImageSet, config: TrainConfig, *, desc: str, **options: Any
+) -> NDArray[np.float64]:
+    """As `predict_probs`, each of several processes predicting its share; all get all of them."""
+    share_buffers(model)
+    mine = even_share(len(images))
+    share = ImageSet(images.cache, images.rows[mine], images.targets[mine])
+    probs = predict_probs(model, share, config, desc=desc if is_main() else None, **options)
+    return gather_rows(probs, len(images))
 
 
 @torch.inference_mode()
