@@ -1,12 +1,51 @@
-"""Where the benchmarks leave their figures."""
+"""Where the benchmarks leave their figures, and what these depend on besides the code."""
 
+import importlib.metadata
 import json
+import platform
+import re
+from datetime import date
 from pathlib import Path
 from typing import Any
 
+from xraycomp.data.cache import available_cpus
+from xraycomp.model.environment import describe_environment
+
+PEERS = (
+    *("timm", "fastai", "lightning", "webdataset", "nvidia-dali-cuda130", "pillow"),
+    *("onnx", "onnxscript", "onnxruntime", "openvino", "triton"),
+)
+
 
 def save(name: str, figures: dict[Any, Any]) -> None:
-    """Write ``figures`` to ``benchmarks/results/<name>.json``."""
+    """Write ``figures`` to ``benchmarks/results/<name>.json``, with machine, date and versions."""
     folder = Path(__file__).parent / "results"
     folder.mkdir(exist_ok=True)
-    (folder / f"{name}.json").write_text(json.dumps(figures, indent=2) + "\n")
+    content = {"date": date.today().isoformat(), "machine": machine(), "figures": figures}
+    content |= {"environment": describe_environment(), "peers": versions()}
+    (folder / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
+
+
+def machine() -> dict[str, Any]:
+    """The processor, the number of its cores that this process may use, and the GPUs."""
+    gpus = describe_environment()["gpus"]
+    return {"cpu": cpu_model(), "cores": available_cpus(), "gpus": gpus or "none"}
+
+
+def cpu_model() -> str:
+    """What the processor calls itself."""
+    listed = Path("/proc/cpuinfo")
+    text = listed.read_text() if listed.is_file() else ""
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return found[1] if found else platform.processor() or platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """The version of every peer; "not installed" for those that are not."""
+    found = {}
+    for name in PEERS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
