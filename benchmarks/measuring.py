@@ -1,4 +1,7 @@
-"""What the benchmarks share: images on disk, ways that take turns, a table of what they took."""
+"""What the benchmarks share: images on disk, ways that take turns, a table of what they took.
+
+Nothing here needs torch, which would count for benchmarks that measure memory.
+"""
 
 import statistics
 import sys
@@ -6,8 +9,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from xraycomp.data.phantom import draw_competition
 
@@ -27,6 +28,7 @@ def draw_images(folder: Path, images: int, size: int) -> Path:
 
 def stopwatch(work: Callable[[], object], times: int = 1) -> Run:
     """A run that times ``work``, until the GPU has done it too; the mean of several ``times``."""
+    import torch
 
     def run() -> float:
         began = time.perf_counter()

@@ -1,4 +1,7 @@
-"""Where the benchmarks leave their figures, and what these depend on besides the code."""
+"""Where the benchmarks leave their figures, and what these depend on besides the code.
+
+torch is imported when figures are saved: before, it would count where memory is measured.
+"""
 
 import importlib.metadata
 import json
@@ -9,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from xraycomp.data.cache import available_cpus
-from xraycomp.model.environment import describe_environment
 
 PEERS = (
     *("timm", "fastai", "lightning", "webdataset", "nvidia-dali-cuda130", "pillow"),
@@ -19,17 +21,20 @@ PEERS = (
 
 def save(name: str, figures: dict[Any, Any]) -> None:
     """Write ``figures`` to ``benchmarks/results/<name>.json``, with machine, date and versions."""
+    from xraycomp.model.environment import describe_environment
+
     folder = Path(__file__).parent / "results"
     folder.mkdir(exist_ok=True)
-    content = {"date": date.today().isoformat(), "machine": machine(), "figures": figures}
-    content |= {"environment": describe_environment(), "peers": versions()}
+    environment = describe_environment()
+    gpus = environment["gpus"] or "none"
+    content = {
+        "date": date.today().isoformat(),
+        "machine": {"cpu": cpu_model(), "cores": available_cpus(), "gpus": gpus},
+        "environment": environment,
+        "peers": versions(),
+        "figures": figures,
+    }
     (folder / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
-
-
-def machine() -> dict[str, Any]:
-    """The processor, the number of its cores that this process may use, and the GPUs."""
-    gpus = describe_environment()["gpus"]
-    return {"cpu": cpu_model(), "cores": available_cpus(), "gpus": gpus or "none"}
 
 
 def cpu_model() -> str:
