@@ -5,7 +5,8 @@
 All train ResNet-18 with SGD and momentum, on the same PNG, as many steps of the same batch, each
 in the way and precision that its documentation advises for the device, with random crops and
 mirror images at least (the kit also rotates and changes tones), workers kept from epoch to epoch,
-and channels_last where there is an option for it (the reference loop of torchvision has none).
+and channels_last where there is an option for it (the reference loop of torchvision has none). The
+peers read with as many workers as there are CPUs, and where the CPUs train too also with none.
 Ways that own their loop train two epochs a round and the second counts, as their own clock has it.
 The kit decodes once before its first epoch, which is a row of its own; what it could reach is the
 bare model's steps on ready tensors. Writes benchmarks/results/.
@@ -33,6 +34,13 @@ from xraycomp.model.run import RunFolder
 from xraycomp.model.state import start_state
 from xraycomp.model.zoo import create_model
 from xraycomp.report.metrics import epoch_scores
+
+PEERS = {
+    "torchvision, reference": torchvision_reference,
+    "timm, gray": timm_script,
+    "Lightning": lightning_trainer,
+    "fastai": fastai_learner,
+}
 
 
 def kit_fit(job: Job, train: ImageSet, runs: Path) -> Run:
@@ -71,7 +79,7 @@ def main() -> None:
     parser.add_argument("--png-size", type=int, default=299, help="side of the files in pixels")
     parser.add_argument("--image-size", type=int, default=128)
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--workers", type=int, default=available_cpus(), help="of the peers")
+    parser.add_argument("--workers", type=int, nargs="+", help="of the peers' loaders")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     images = args.images // args.batch_size * args.batch_size
@@ -80,13 +88,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         folder = draw_images(scratch / "drawn", images, args.png_size)
-        job = Job(folder, config, args.workers, choose_device("auto"))
-        train = read_images(folder, config)
+        device = choose_device("auto")
+        # All advise as many as CPUs; where these train too, the same CPUs are asked twice.
+        workers = args.workers or [*([0] if device.type == "cpu" else []), available_cpus()]
         ways = {
-            "torchvision, reference": partial(torchvision_reference, job),
-            "timm, gray": partial(timm_script, job),
-            "Lightning": partial(lightning_trainer, job),
-            "fastai": partial(fastai_learner, job),
+            f"{peer}, {number} workers": partial(make, Job(folder, config, number, device))
+            for peer, make in PEERS.items()
+            for number in workers
+        }
+        job = Job(folder, config, 0, device)
+        train = read_images(folder, config)
+        ways |= {
             "xraycomp": partial(kit_fit, job, train, scratch / "runs"),
             "xraycomp, decoding once": partial(kit_decoding, job, scratch / "caches"),
             ready: partial(ready_tensors, job, images),
@@ -97,7 +109,7 @@ def main() -> None:
         table[way]["share_of_ready"] = ratios(seconds[ready], each)
     print_figures(
         f"An epoch of {images} PNG of {args.png_size} px, resnet18 at {args.image_size} px, "
-        f"batches of {args.batch_size}, {args.workers} workers, {job.device}, {job.dtype}",
+        f"batches of {args.batch_size}, {job.device}, {job.dtype}",
         table,
         {
             "seconds": ("s", 2),

@@ -112,6 +112,7 @@ def timm_script(job: Job) -> Run:
         mean=(0.5,),
         std=(0.25,),
         num_workers=job.workers,
+        persistent_workers=job.workers > 0,
         pin_memory=device.type == "cuda",
         device=device,
     )
