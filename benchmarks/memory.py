@@ -14,6 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from measuring import print_table
 from results import save
 
 from xraycomp.data.phantom import draw_competition
@@ -41,11 +42,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         peaks = {n_images: peak_bytes(n_images, Path(scratch)) for n_images in args.images}
     first = peaks[args.images[0]]
-    print(f"{'images':>10}{'decoded MB':>12}{'peak MB':>10}{'ratio':>8}")
-    for n_images, peak in peaks.items():
-        decoded = n_images * 256 * 256
-        cells = f"{n_images:>10,}{decoded / 1e6:>12,.0f}{peak / 1e6:>10,.0f}{peak / first:>8.2f}"
-        print(cells)
+    rows = [
+        (f"{n:,}", f"{n * 256 * 256 / 1e6:,.0f}", f"{peak / 1e6:,.0f}", f"{peak / first:.2f}")
+        for n, peak in peaks.items()
+    ]
+    print_table([("images", "decoded MB", "peak MB", "times the first"), *rows])
     save("memory", peaks)
 
 

@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from measuring import print_table
 from PIL import Image
 from results import save
 from tqdm import tqdm
@@ -123,13 +124,13 @@ def main() -> None:
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         table[n] = json.loads(done.stdout.splitlines()[-1])
     half, whole = list(table)[1:]
-    head = "".join(f"{n:>12,}" for n in table)
-    print(f"{'seconds':28}{head}{'exponent':>10}{'peak MB':>10}")
+    rows = [["seconds", *(f"{n:,} images" for n in table), "exponent", "peak MB"]]
     for name, figure in table[whole].items():
         times = [table[n][name]["seconds"] for n in table]
         exponent = math.log(times[2] / times[1]) / math.log(whole / half)
-        cells = "".join(f"{seconds:12.3f}" for seconds in times)
-        print(f"{name:28}{cells}{exponent:10.2f}{figure['peak_mb']:10.0f}")
+        cells = [f"{seconds:.3f}" for seconds in times]
+        rows.append([name, *cells, f"{exponent:.2f}", f"{figure['peak_mb']:.0f}"])
+    print_table(rows)
     save("nih_scale", {str(n): figures for n, figures in table.items()})
 
 

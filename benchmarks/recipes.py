@@ -15,6 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from measuring import print_table
 from results import save
 
 SEED_RECIPE = """
@@ -46,7 +47,7 @@ def main() -> None:
     if any(exit_codes):
         sys.exit(f"A run failed; see {', '.join(f'{run}.log' for run in processes)}.")
     print(f"{args.competition}, validation split; {args.minutes:g} minutes on {threads} thread(s)")
-    print(f"{'':40}{'accuracy':>26}{'macro F1':>26}")
+    rows = [["", "accuracy", "macro F1"]]
     table = {}
     for run in processes:
         overall = json.loads(Path("runs", run, "metrics.json").read_text())["overall"]
@@ -55,7 +56,8 @@ def main() -> None:
             f"{entry['value']:.4f} ({entry['low']:.4f}-{entry['high']:.4f})"
             for entry in (overall["accuracy"], overall["macro_f1"])
         ]
-        print(f"{run:40}{cells[0]:>26}{cells[1]:>26}")
+        rows.append([run, *cells])
+    print_table(rows)
     save("recipes", table)
 
 

@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+from measuring import print_table
 from results import save
 
 SETTINGS = """
@@ -53,12 +54,12 @@ def main() -> None:
                     score = json.loads(file.read_text())["overall"]["macro_auroc"]["value"]
                     row.setdefault(split, []).append(score)
             print(run, {key: round(values[-1], 4) for key, values in row.items()}, flush=True)
+    columns = list(next(iter(table.values())))
+    rows = [["mean +- standard deviation", *columns]]
     for name, row in table.items():
-        cells = [
-            f"{key} {statistics.mean(values):.4f} +- {statistics.stdev(values):.4f}"
-            for key, values in row.items()
-        ]
-        print(f"{name:12}{'   '.join(cells)}")
+        cells = (f"{statistics.mean(x):.4f} +- {statistics.stdev(x):.4f}" for x in row.values())
+        rows.append([name, *cells])
+    print_table(rows)
     save("transfer", table)
 
 
