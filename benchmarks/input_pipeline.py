@@ -28,6 +28,7 @@ from measuring import (
     stopwatch,
     tabulate,
 )
+from numpy.typing import NDArray
 from PIL import Image
 from results import save
 from torchvision import transforms
@@ -35,10 +36,11 @@ from torchvision.datasets import ImageFolder
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 
-from xraycomp.data.batches import epoch_order, whole_batches
+from xraycomp.data.batches import epoch_order
 from xraycomp.data.cache import ImageCache, build_cache
-from xraycomp.model.augment import prepare
+from xraycomp.model.augment import draw, prepare
 from xraycomp.model.config import TrainConfig
+from xraycomp.model.feed import feed
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 BATCH = 64
@@ -181,8 +183,7 @@ def kit_blocks(cache: ImageCache) -> Epoch:
     """The kit's work on the CPU where there is a GPU: blocks of uint8 images, ready for it."""
 
     def epoch() -> int:
-        batches = whole_batches(epoch_order(cache.n_images, None, 0, 0), BATCH)
-        return sum(len(torch.from_numpy(cache.gather(rows))) for rows in batches)
+        return sum(len(block) for block in feed(cache, in_batches(cache), torch.device("cpu")))
 
     return epoch
 
@@ -191,14 +192,19 @@ def kit_with_warp(cache: ImageCache) -> Epoch:
     """The same and the random warp to normalised floats, which a GPU would do."""
 
     def epoch() -> int:
+        draws = draw(cache.n_images, CONFIG, np.random.default_rng(0), CONFIG.image_size)
         images = 0
-        for rows in whole_batches(epoch_order(cache.n_images, None, 0, 0), BATCH):
-            block = torch.from_numpy(cache.gather(rows))
-            generator = np.random.default_rng(int(rows[0]))
-            images += len(prepare(block, CONFIG, 0.5, 0.25, generator))
+        for block in feed(cache, in_batches(cache), torch.device("cpu")):
+            part = draws[slice(images, images + len(block))]
+            images += len(prepare(block, CONFIG, 0.5, 0.25, part))
         return images
 
     return epoch
+
+
+def in_batches(cache: ImageCache) -> list[NDArray[np.int64]]:
+    order = epoch_order(cache.n_images, None, 0, 0)
+    return np.split(order, range(BATCH, len(order), BATCH))
 
 
 def measure(scratch: Path, images: int, size: int, rounds: int) -> dict[str, Figures]:

@@ -30,7 +30,7 @@ from PIL import Image
 from results import save
 from tqdm import tqdm
 
-from xraycomp.data.batches import balanced_weights, epoch_order, whole_batches
+from xraycomp.data.batches import balanced_weights, epoch_order
 from xraycomp.data.cache import build_cache
 from xraycomp.data.competition_file import load_competition
 from xraycomp.data.duplicates import find_copies
@@ -96,9 +96,8 @@ def measure(root: Path, size: int) -> dict[str, dict[str, float]]:
     targets = part("targets", lambda: encode_targets(list(manifest["label"]), classes))
     weights = part("sampling weights", lambda: balanced_weights(targets))
     order = part("order of an epoch", lambda: epoch_order(len(targets), weights, 0, 0))
-    part(
-        "an epoch of gathers", lambda: deque(map(cache.gather, whole_batches(order, 64)), maxlen=0)
-    )
+    batches = np.split(order, range(64, len(order), 64))
+    part("an epoch of gathers", lambda: deque(map(cache.gather, batches), maxlen=0))
     test = targets[(split == "test").to_numpy()]
     noise = np.random.default_rng(1).normal(size=test.shape)
     probs = 1 / (1 + np.exp(2 - test - noise))

@@ -34,12 +34,13 @@ from measuring import (
 from results import save
 from torch.utils.flop_counter import FlopCounterMode
 
-from xraycomp.data.batches import ImageSet, epoch_order, whole_batches
+from xraycomp.data.batches import ImageSet
 from xraycomp.data.cache import build_cache
 from xraycomp.data.phantom import CLASSES
 from xraycomp.model.config import TrainConfig
 from xraycomp.model.device import autocast_dtype, choose_device
 from xraycomp.model.engine import Loop
+from xraycomp.model.epoch import plan_epoch
 from xraycomp.model.run import RunFolder
 from xraycomp.model.state import start_state
 from xraycomp.model.zoo import create_model
@@ -86,11 +87,15 @@ def kit_step(train: ImageSet, config: TrainConfig, device: torch.device) -> Call
     state = start_state(create_model(config.arch, len(CLASSES)), len(train), config, device)
     state.model.train()
     loop = Loop(state, train, train, config, RunFolder(Path()), lambda targets, probs: {})
-    batches = list(whole_batches(epoch_order(len(train), None, 0, 0), config.batch_size))
+    plan = plan_epoch(train, None, config, 0, device)
+    blocks = iter(())
 
     def step() -> None:
-        loop.step(batches[state.progress.step % len(batches)])
-        state.progress.step += 1
+        nonlocal blocks
+        if state.progress.step % state.steps == 0:
+            state.progress.step = 0
+            blocks = loop.blocks(plan)
+        loop.step(plan, blocks)
 
     return step
 

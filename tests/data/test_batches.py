@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from xraycomp.data.batches import BLOCKS_AT_ONCE, balanced_weights, epoch_order, whole_batches
+from xraycomp.data.batches import BLOCKS_AT_ONCE, balanced_weights, epoch_order
 
 LABELS = np.repeat([0, 1, 2, 3], [20, 100, 380, 1500])
 TARGETS = np.eye(4, dtype=np.float32)[LABELS]
@@ -91,20 +91,6 @@ def test_in_blocks_weighted_sampling_still_draws_every_class_alike():
     weights = balanced_weights(TARGETS)
     drawn = np.concatenate([epoch_order(len(LABELS), weights, 0, e, 16) for e in range(40)])
     assert chisquare(np.bincount(LABELS[drawn])).pvalue > 1e-4
-
-
-@pytest.mark.parametrize("start", [0, 1, 7, 14, 15])
-def test_an_epoch_goes_on_at_any_batch(start):
-    order = epoch_order(1003, None, seed=0, epoch=0)
-    whole = [batch.tolist() for batch in whole_batches(order, 64)]
-    assert len(whole) == 15
-    assert [batch.tolist() for batch in whole_batches(order, 64, start=start)] == whole[start:]
-    assert {len(batch) for batch in whole} == {64}
-    assert np.concatenate(whole).tolist() == order[: 15 * 64].tolist()
-
-
-def test_a_set_smaller_than_a_batch_gives_none():
-    assert list(whole_batches(np.arange(5), 8)) == []
 
 
 def test_more_weights_than_torch_multinomial_takes_are_drawn_evenly():

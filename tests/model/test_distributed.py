@@ -306,7 +306,7 @@ def test_a_run_of_one_process_goes_on_in_two_and_where_one_of_these_is_killed_in
     assert not (run / "metrics.json").exists()
     # The process that goes on says each thing once; this one, without a terminal, says nothing.
     said = [line.split()[0] for line in capfd.readouterr().out.splitlines()]
-    kinds = ["films:", "Leak", "Training", "timm:test_convnext:", "Continuing", "Epoch"]
+    kinds = ["films:", "Leak", "Training", "timm:test_convnext:", "Continuing", "The", "Epoch"]
     assert said == kinds
     kept = read_checkpoint(run / "checkpoint.pt")
     assert (kept["epoch"], kept["progress"]["step"]) == (1, 0)

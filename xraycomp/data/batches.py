@@ -1,6 +1,5 @@
 """Which images an epoch shows, in which order, as blocks."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -77,14 +76,3 @@ def epoch_order(
     place = generator.permutation(n_images // block + 2)
     # The sort is stable: within a window the order stays the random one.
     return order[np.argsort(place[block_of] // BLOCKS_AT_ONCE, kind="stable")]
-
-
-def whole_batches(
-    order: NDArray[np.int64], batch_size: int, start: int = 0
-) -> Iterator[NDArray[np.int64]]:
-    """Cut ``order`` into batches of exactly ``batch_size`` from batch ``start`` on.
-
-    The rest that fills no batch is left out: a batch of one breaks batch norm.
-    """
-    for batch in range(start, len(order) // batch_size):
-        yield order[batch * batch_size : (batch + 1) * batch_size]
