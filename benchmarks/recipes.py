@@ -18,14 +18,6 @@ from pathlib import Path
 from measuring import print_table
 from results import save
 
-SEED_RECIPE = """
-    --arch resnet18 --image-size 224 --batch-size 32 --epochs 1000
-    --optimizer sgd --lr 0.01 --momentum 0.9 --weight-decay 0 --schedule constant --warmup-epochs 0
-    --label-smoothing 0 --clip-grad 0 --ema-decay 0 --weighted-sampling
-    --flip --no-random-crop --rotation 0 --scale 0 --shift 0
-    --brightness 0 --contrast 0 --erasing 0 --mixup 0
-"""
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -37,7 +29,7 @@ def main() -> None:
     common = ["--competition", args.competition, "--data", str(args.data), "--overwrite"]
     common += ["--time-limit", str(args.minutes)]
     processes = {}
-    for name, flags in {"recipe": [], "seed": SEED_RECIPE.split()}.items():
+    for name, flags in {"recipe": [], "seed": ["--recipe", "seed", "--epochs", "1000"]}.items():
         run = f"benchmark-{args.competition}-{name}"
         command = [sys.executable, "-m", "xraycomp.train", *common, "--name", run, *flags]
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}

@@ -42,6 +42,7 @@ from xraycomp.model.environment import describe_environment
 from xraycomp.model.head import fit_head
 from xraycomp.model.inference import predict_split
 from xraycomp.model.processes import advise, joined, launch
+from xraycomp.model.recipes import RECIPES
 from xraycomp.model.run import RunFolder, check_free, default_name
 from xraycomp.model.state import check_trainable, count_steps, start_state
 from xraycomp.model.stem import GrayModel
@@ -64,8 +65,8 @@ HELP = Help(
         "--competition chest-xray-4 --help   # with the defaults of its recipe",
     ),
     first=(
-        "competition data name resume overwrite arch weights image_size epochs batch_size lr "
-        "loss stages split_by seed devices time_limit"
+        "competition data name resume overwrite recipe arch weights image_size epochs batch_size "
+        "lr loss stages split_by seed devices time_limit"
     ),
     groups={
         "Network": "pool head",
@@ -357,16 +358,16 @@ class _Unchecked(TrainConfig):
 
 
 def _defaults(given: Sequence[str]) -> TrainConfig:
-    """A resumed run's own settings, or the recipe of the competition."""
+    """A resumed run's own settings, or the recipe of the competition and over it the named one."""
     config = parse_flags(_Unchecked, given, prog=PROG, help=HELP)
     if config.resume:
         # How many devices there are is not the run's, but the machine's.
         saved = RunFolder.open(config.resume).config()
         return replace(saved, time_limit=None, devices=None)
     competition = choose_competition(config.competition, config.data, config.data_dir)
-    if competition is None:
-        return TrainConfig()
-    return TrainConfig.from_recipe(competition.recipe, competition.slug)
+    own = competition.recipe if competition else {}
+    where = competition.slug if competition else "the recipe"
+    return TrainConfig.from_recipe({**own, **RECIPES[config.recipe]}, where)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from xraycomp.console.errors import UserError
 from xraycomp.data.competition_file import built_in_slugs, load_competition
 from xraycomp.data.split import SplitPlan
 from xraycomp.model.config import TrainConfig
+from xraycomp.model.recipes import RECIPES
 
 
 @pytest.mark.parametrize(
@@ -185,3 +186,31 @@ def test_a_run_goes_on_elsewhere_and_longer_but_never_with_other_settings():
         (name,) = changes
         with pytest.raises(UserError, match=f"^runs/x was started with --{name} .* cannot go on"):
             dataclasses.replace(moved, **changes).check_resumed(saved, "runs/x")
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name])
+def test_a_named_recipe_goes_over_the_competition_s_and_under_what_is_given(name):
+    own = load_competition("chest-xray-4").recipe
+    config = TrainConfig.for_competition("chest-xray-4", recipe=name, lr=0.5)
+    assert config.lr == 0.5
+    assert config.recipe == name
+    for key, value in {**own, **RECIPES[name]}.items():
+        assert key == "lr" or getattr(config, key) == value
+    assert RECIPES[name].keys() & own.keys()  # else there was nothing to go over
+
+
+def test_training_images_grow_from_their_first_size_to_the_last():
+    config = TrainConfig(image_size=128, start_size=64, epochs=9)
+    assert [config.training_size(epoch) for epoch in range(9)] == [
+        64,
+        80,
+        80,
+        96,
+        112,
+        112,
+        *[128] * 3,
+    ]
+    assert TrainConfig(image_size=128, epochs=9).training_size(0) == 128
+    assert TrainConfig(image_size=100, start_size=99, epochs=9).training_size(8) == 100
+    with pytest.raises(UserError, match=r"--start-size is 129; it must be image_size or less\."):
+        TrainConfig(image_size=128, start_size=129)

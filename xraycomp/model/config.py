@@ -10,6 +10,7 @@ from xraycomp.console.errors import UserError
 from xraycomp.data.competition_file import load_competition
 from xraycomp.data.split import SplitPlan
 from xraycomp.data.toml import Reader
+from xraycomp.model.recipes import RECIPES, Recipe
 from xraycomp.model.stages import ALL, Stage, parse_stages
 
 Pool = Literal["", "avg", "max", "attention"]
@@ -38,6 +39,9 @@ class TrainConfig:
     --time-limit may be other ones; weights and TOML file may lie elsewhere."""
     overwrite: bool = False
     """Replace the run folder if it exists."""
+    recipe: Recipe = ""
+    """Settings that go together, laid over the competition's own: fast is good soon; seed is what
+    the kit began with, to compare with."""
 
     arch: str = "resnet18"
     """Any torchvision classifier, or timm:<name>."""
@@ -249,9 +253,9 @@ class TrainConfig:
 
         Grown sizes are multiples of 16, which convolutions like.
         """
-        if not self.start_size:
-            return self.image_size
         grown_by = sum(stage.epochs for stage in self.training_stages()) * 2 / 3
+        if not self.start_size or epoch >= grown_by:
+            return self.image_size
         grown = (self.image_size - self.start_size) * epoch / grown_by
         return min(self.start_size + round(grown / 16) * 16, self.image_size)
 
@@ -279,16 +283,16 @@ class TrainConfig:
 
     @classmethod
     def for_competition(cls, name: str, **given: Any) -> Self:
-        """The settings for a competition (a slug or the path of a TOML file): its recipe's, over
-        them the ``given`` ones.
+        """The settings for a competition (a slug or the path of a TOML file): its own recipe's,
+        over them the named recipe's, over these the ``given`` ones.
 
         Raises ``UserError`` as `load_competition` and `from_recipe` do.
         """
-        recipe = load_competition(name).recipe
+        recipe = {**load_competition(name).recipe, **RECIPES[given.get("recipe", "")]}
         return cls.from_recipe(recipe, name, **{"competition": name, **given})
 
     @classmethod
-    def from_recipe(cls, recipe: Mapping[str, Any], where: str, **given: Any) -> Self:
+    def from_recipe(cls, recipe: Mapping[str, Any], where: str, /, **given: Any) -> Self:
         """The defaults, over them a competition's ``recipe``, over that the ``given`` fields.
 
         Raises ``UserError`` where the recipe names an unknown field or a value of another type.
