@@ -162,8 +162,8 @@ class TrainConfig:
     device: str = "auto"
     """auto, cpu, cuda or cuda:1."""
     devices: int | None = None
-    """How many GPUs (or CPU processes) of this machine train together. Default: all GPUs, one CPU
-    process; with torchrun, the processes that it has started, on several machines too."""
+    """How many GPUs (or CPU processes) train together. Default: all GPUs, one CPU process; with
+    torchrun, the processes that it has started, on several machines too."""
     workers: int | None = None
     """Threads that decode images. Default: all CPUs."""
     data_dir: Path = Path("data")
