@@ -40,8 +40,7 @@ class TrainConfig:
     overwrite: bool = False
     """Replace the run folder if it exists."""
     recipe: Recipe = ""
-    """Settings that go together, laid over the competition's own: fast is good soon; seed is what
-    the kit began with, to compare with."""
+    """Settings laid over the competition's own: fast is good soon, seed is how the kit began."""
 
     arch: str = "resnet18"
     """Any torchvision classifier, or timm:<name>."""
@@ -169,8 +168,8 @@ class TrainConfig:
     device: str = "auto"
     """auto, cpu, cuda or cuda:1."""
     devices: int | None = None
-    """How many GPUs (or CPU processes) of this machine train together. Default: all GPUs, one CPU
-    process; with torchrun, the processes that it has started, on several machines too."""
+    """How many GPUs (or CPU processes) train together. Default: all GPUs, one CPU process; with
+    torchrun, the processes that it has started, on several machines too."""
     shuffle_block: int = 0
     """Shuffle training images in blocks of this many neighbours; for a cache larger than memory,
     where 64 spares the disk most of its work. 0 shuffles freely."""
