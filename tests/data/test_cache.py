@@ -139,6 +139,7 @@ def test_gather_equals_the_mapped_array_in_any_order(images, tmp_path):
     mapped = np.load(cache.folder / "images.npy", mmap_mode="r")
     assert mapped.shape == (70, 16, 16)
     assert mapped.dtype == np.uint8
+    assert mapped.offset == 4096  # an image of 256 px lies on pages of its own
     rows = np.array([69, 0, 3, 3, 40])
     assert np.array_equal(cache.gather(rows), mapped[rows])
     assert cache.gather(np.array([], dtype=np.int64)).shape == (0, 16, 16)

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from xraycomp.data.labels import rarity
 
 BLOCKS_AT_ONCE = 16
-"""How many blocks of neighbours are mixed with each other where an epoch goes by blocks."""
+"""How many blocks of neighbours are mixed where an epoch goes by blocks. They should fit into the
+memory that is free: read once from the disk, they are then shown in random order."""
 
 
 class Rows(Protocol):

@@ -33,6 +33,7 @@ THUMBNAIL_SIZE = 32
 _DECODER = 1  # part of every key: raise it when decoding, resizing or _BLOCK changes
 _BLOCK = 32  # neighbouring rows that are decoded in one task
 _PROGRESS = "progress.json"
+_PAGE = 4096
 _MOST_BUFFERS = 128  # in one read: systems take 1,024, and no more than 2 GB
 _SECONDS_UNKEPT = 1.0  # about what a killed build has to do again
 
@@ -217,11 +218,16 @@ def _read_progress(path: Path) -> dict[int, dict[str, str]]:
 
 
 def _open_array(path: Path, shape: tuple[int, ...]) -> io.BufferedRandom:
-    """Open a .npy file at the first of its values, which stay as they are; new ones are 0."""
+    """Open a .npy file at the first of its values, which stay as they are; new ones are 0.
+
+    The header fills a page of memory, so that images of 64, 128, 256 px share no page. A shared one
+    is read twice, so the system keeps it and next time reads image by image around it.
+    """
     path.touch()
     file = path.open("r+b")
-    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, header)
+    start, length = np.lib.format.magic(1, 0), (_PAGE - 10).to_bytes(2, "little")
+    header = repr({"descr": "|u1", "fortran_order": False, "shape": shape}).encode()
+    file.write((start + length + header).ljust(_PAGE - 1) + b"\n")
     file.truncate(file.tell() + math.prod(shape))
     return file
 
