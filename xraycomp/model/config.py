@@ -40,7 +40,7 @@ class TrainConfig:
     overwrite: bool = False
     """Replace the run folder if it exists."""
     recipe: Recipe = ""
-    """Settings laid over the competition's own: fast is good soon, seed is how the kit began."""
+    """Settings over the competition's own: fast, or seed, with which the kit began."""
 
     arch: str = "resnet18"
     """Any torchvision classifier, or timm:<name>."""
