@@ -25,7 +25,7 @@ from results import save
 from training_step import bare_step, read_images
 
 from xraycomp.data.batches import ImageSet
-from xraycomp.data.cache import available_cpus, build_cache
+from xraycomp.data.cache import build_cache
 from xraycomp.data.phantom import CLASSES
 from xraycomp.model.config import TrainConfig
 from xraycomp.model.device import choose_device
@@ -90,7 +90,7 @@ def main() -> None:
         folder = draw_images(scratch / "drawn", images, args.png_size)
         device = choose_device("auto")
         # All advise as many as CPUs; where these train too, the same CPUs are asked twice.
-        workers = args.workers or [*([0] if device.type == "cpu" else []), available_cpus()]
+        workers = args.workers or [*([0] if device.type == "cpu" else []), joblib.cpu_count()]
         ways = {
             f"{peer}, {number} workers": partial(make, Job(folder, config, number, device))
             for peer, make in PEERS.items()

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import joblib
 import torch
 import torchvision
 from measuring import (
@@ -35,7 +36,6 @@ from results import save
 from torch import Tensor
 from torch.fx.experimental.optimization import fuse
 
-from xraycomp.data.cache import available_cpus
 from xraycomp.data.phantom import CLASSES
 from xraycomp.model.device import autocast
 from xraycomp.model.stem import GrayModel
@@ -156,7 +156,7 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
-    cpus, cpu = available_cpus(), torch.device("cpu")
+    cpus, cpu = joblib.cpu_count(), torch.device("cpu")
     tables = {
         "1 thread": measure(args.image_size, cpu, 1, args.rounds),
         f"all {cpus} threads": measure(args.image_size, cpu, cpus, args.rounds),

@@ -11,7 +11,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from xraycomp.data.cache import available_cpus
+import joblib
 
 PEERS = (
     *("timm", "fastai", "lightning", "webdataset", "nvidia-dali-cuda130", "pillow"),
@@ -29,7 +29,7 @@ def save(name: str, figures: dict[Any, Any]) -> None:
     gpus = environment["gpus"] or "none"
     content = {
         "date": date.today().isoformat(),
-        "machine": {"cpu": cpu_model(), "cores": available_cpus(), "gpus": gpus},
+        "machine": {"cpu": cpu_model(), "cores": joblib.cpu_count(), "gpus": gpus},
         "environment": environment,
         "peers": versions(),
         "figures": figures,

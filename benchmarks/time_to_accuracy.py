@@ -19,11 +19,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import joblib
 import pandas as pd
 from measuring import print_figures, spread
 from results import save
-
-from xraycomp.data.cache import available_cpus
 
 RECIPES = {"seed": ["--epochs", "1000"], "fast": []}
 
@@ -58,8 +57,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
-    at_once = available_cpus() if args.device == "cpu" else 1
-    threads = 1 if args.device == "cpu" else available_cpus()
+    at_once = joblib.cpu_count() if args.device == "cpu" else 1
+    threads = 1 if args.device == "cpu" else joblib.cpu_count()
     with TemporaryDirectory() as scratch, ThreadPoolExecutor(at_once) as pool:
         common = ["--competition", args.competition, "--data", str(args.data.resolve())]
         common += ["--data-dir", f"{scratch}/data", "--runs-dir", scratch, "--device", args.device]
