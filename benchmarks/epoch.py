@@ -18,6 +18,7 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 
+import joblib
 import torch
 from measuring import Run, alternate, draw_images, print_figures, ratios, stopwatch, tabulate
 from peers import Job, fastai_learner, lightning_trainer, timm_script, torchvision_reference
