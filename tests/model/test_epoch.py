@@ -63,7 +63,7 @@ def test_mixup_mixes_images_and_targets_with_the_same_share(plain_config):
 
 def test_mixup_draws_its_shares_from_a_symmetric_beta(plain_config):
     alpha = 0.4
-    shares = plan_epoch(some(3000), None, plain_config(mixup=alpha), 0, CPU).shares.numpy()
+    shares = plan_epoch(some(3000), None, plain_config(mixup=alpha), 0, CPU).lambdas.numpy()
     assert abs(np.mean(shares) - 0.5) < 0.03
     assert abs(np.var(shares) - 1 / (4 * (2 * alpha + 1))) < 0.01
 

@@ -151,3 +151,28 @@ def test_the_configured_optimizer_is_made_and_frozen_weights_are_left_out():
         for name in ("sgd", "adam", "adamw")
     }
     assert kinds == {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}
+
+
+def test_a_first_step_that_overflows_leaves_no_chance_values_behind():
+    """In half precision the loss scale is found by overflowing; the step is then left out."""
+    model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 3))
+    start = {key: value.clone() for key, value in model.state_dict().items()}
+    config = TrainConfig(lr=0.1, weight_decay=0.0)
+    optimizer = create_optimizer(model, config, config.training_stages()[0])
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+    inputs = torch.rand(4, 64)
+
+    def step(factor):
+        optimizer.zero_grad()
+        scaler.scale(model(inputs).square().mean() * factor).backward()
+        scaler.step(optimizer)
+        scaler.update()
+
+    step(1e30)
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, start[key])
+    scaler.update(1.0)
+    gradient = torch.autograd.grad(model(inputs).square().mean(), list(model.parameters()))
+    step(1.0)
+    for before, value, slope in zip(start.values(), model.parameters(), gradient, strict=True):
+        torch.testing.assert_close(value, before - 0.1 * slope)

@@ -1,6 +1,7 @@
 """Decode and resize every image once, into one uint8 array on disk."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import io
@@ -75,7 +76,9 @@ class ImageCache:
             for first, stop in _runs(wanted, 1):
                 for begin in range(first, stop, _MOST_BUFFERS):
                     part = buffers[begin : min(begin + _MOST_BUFFERS, stop)]
-                    os.preadv(file.fileno(), part, start + int(wanted[begin]) * stride)
+                    read = os.preadv(file.fileno(), part, start + int(wanted[begin]) * stride)
+                    if read < len(part) * stride:
+                        raise OSError(errno.EIO, "the file is cut short", file.name)
         return block
 
     def thumbnails(self) -> NDArray[np.uint8]:

@@ -82,6 +82,9 @@ def prepare(
         inside = slice(corner, corner + config.image_size)
         return images[:, :, inside, inside].float().div_(255).sub_(mean).div_(std)
     pixels = images.float().div_(255)
+    if draws.size < config.image_size:  # the warp alone would leave out pixels between
+        side = round(pixels.shape[-1] * draws.size / config.image_size)
+        pixels = F.interpolate(pixels, (side, side), mode="bilinear", antialias=True)
     # Zero padding before normalisation: what lies outside the film is black.
     pixels = F.grid_sample(
         pixels, _grid(draws), mode="bilinear", padding_mode="zeros", align_corners=False
@@ -156,7 +159,8 @@ def _grid(draws: Draws) -> Tensor:
 def _random_boxes(
     n_images: int, size: int, probability: float, generator: Generator
 ) -> NDArray[np.float64]:
-    """Rectangles of 2 to 20 % of the area (Zhong et al. 2020), some of them beyond the edges."""
+    """Rectangles of 2 to 20 % of the area, some of them beyond the edges, after random erasing
+    (Zhong et al. 2020), whose are up to 40 % and inside."""
     hit = generator.random(n_images) < probability
     area = generator.uniform(0.02, 0.2, n_images) * hit
     aspect = np.exp(generator.uniform(-1, 1, n_images) * math.log(3.3))

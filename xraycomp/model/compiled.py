@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from xraycomp.model.device import autocast, synchronize
+from xraycomp.model.libraries import first_line
 from xraycomp.model.stem import GrayModel
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ def choose_forward(model: GrayModel, images: Tensor, steps: int) -> Forward:
             try:
                 found = _seconds(compiled, images)
             except Exception as error:  # a compiler may be missing, or not know the network
-                log.info("Not compiled: %s.", str(error).strip().splitlines()[0])
+                log.info("Not compiled: %s.", first_line(getattr(error, "inner_exception", error)))
                 return model
             took = time.monotonic() - began - _ROUNDS * found
             log.info(

@@ -250,7 +250,7 @@ class TrainConfig:
     def training_size(self, epoch: int) -> int:
         """Side of the training images in the epoch of that number, counted from 0, in pixels.
 
-        Grown sizes are multiples of 16, which convolutions like.
+        They grow by multiples of 16, which convolutions like.
         """
         grown_by = sum(stage.epochs for stage in self.training_stages()) * 2 / 3
         if not self.start_size or epoch >= grown_by:

@@ -11,26 +11,31 @@ from xraycomp.console.errors import UserError
 def choose_device(name: str) -> torch.device:
     """The device of that name; ``auto`` is ``cuda`` where there is a GPU, else the CPU.
 
-    The process is told to compute fast: torch is kept to the CPUs that a container may use, which
-    it does not ask for by itself; numbers too small to matter, which may take a CPU a hundred times
-    as long, become 0; convolutions on a GPU are chosen by trying them.
-
     Raises ``UserError`` for a device that is not there.
     """
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(min(torch.get_num_threads(), joblib.cpu_count()))
-    torch.set_flush_denormal(True)
-    torch.backends.cudnn.benchmark = True
+    set_up_torch()
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device).add_(1).item()  # only an operation tells that it works
+        device = torch.zeros(1, device=device).add_(1).device  # only an operation tells it works
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # else streams and events are those of the first GPU
     except Exception as error:  # each backend fails in its own way
         raise UserError(
             f"The device {name!r} cannot be used here. Use --device cpu or auto."
         ) from error
     return device
+
+
+def set_up_torch() -> None:
+    """Let this process compute fast: with no more threads than a container leaves CPUs, which torch
+    does not ask for by itself; without numbers too small to matter, which may take a CPU a hundred
+    times as long; with the fastest convolutions on a GPU, found by trying them."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(min(torch.get_num_threads(), joblib.cpu_count()))
+    torch.set_flush_denormal(True)
+    torch.backends.cudnn.benchmark = True
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype:

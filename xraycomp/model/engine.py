@@ -22,7 +22,6 @@ from xraycomp.model.deadline import NO_DEADLINE, Deadline
 from xraycomp.model.device import autocast, synchronize
 from xraycomp.model.distributed import (
     all_reduce_max,
-    all_reduce_mean,
     broadcast,
     from_main,
     is_main,
@@ -35,6 +34,7 @@ from xraycomp.model.epoch import EpochPlan, plan_epoch
 from xraycomp.model.feed import feed, keep_on_device
 from xraycomp.model.freezing import train_from
 from xraycomp.model.inference import predict_together
+from xraycomp.model.loss_reader import LossReader
 from xraycomp.model.losses import create_loss, log_loss
 from xraycomp.model.run import RunFolder
 from xraycomp.model.speed import Limit, measure_limit
@@ -44,8 +44,6 @@ log = logging.getLogger(__name__)
 
 Score = Callable[[NDArray[np.float32], NDArray[np.float64]], dict[str, float]]
 """Targets and probabilities, both (n, n_classes), to the val_* columns of ``metrics.csv``."""
-
-_STEPS_A_WINDOW = 16  # losses are not read one by one
 
 
 def fit(
@@ -123,10 +121,9 @@ class Loop:
             for stage in self.stages
         ]
         self.images_per_step = config.batch_size * config.accumulate
-        self.size = self.config.image_size
         self.forward: Forward = self.state.model
-        # Known from the first step of each stage and size on.
-        self.limit: Limit | None = None
+        self.kind = (-1, -1)  # of steps: stage and size
+        self.limit: Limit | None = None  # on a GPU, of steps of that kind
         # Known from the first validation on.
         self.predict_seconds_per_image: float | None = None
 
@@ -141,10 +138,7 @@ class Loop:
         state, progress = self.state, self.state.progress
         plan = plan_epoch(self.train, self.weights, self.config, state.epoch, self.device)
         began, already = time.monotonic(), progress.seconds
-        losses = Losses()
-        if state.epoch == state.stage_start or self.size != plan.draws.size:
-            self.limit = None  # the work is another one now
-        self.size = plan.draws.size
+        losses = LossReader()
         train_from(state.model.body, self.stages[state.stage].layers)
         blocks = self.blocks(plan)
         with tqdm(
@@ -157,9 +151,15 @@ class Loop:
         ) as bar:
             while progress.step < state.steps:
                 losses.add(self.step(plan, blocks))
-                if self.limit is None:
-                    self.limit = self.settle(plan, began)
-                    blocks = self.blocks(plan)
+                if self.kind != (state.stage, plan.draws.size):
+                    self.kind = (state.stage, plan.draws.size)
+                    synchronize(self.device)
+                    first = time.monotonic()
+                    log.info("The first step took %.1f s.", first - began)
+                    if self.device.type == "cuda":
+                        self.settle(plan)
+                        blocks = self.blocks(plan)  # from wherever the images are now
+                        began += time.monotonic() - first
                 progress.seconds = already + time.monotonic() - began
                 bar.update(self.images_per_step)
                 stopping = bool(all_reduce_max(bool(stop.signal_number) or self._time_is_up()))
@@ -174,33 +174,30 @@ class Loop:
         progress.seconds = already + time.monotonic() - began
         return True
 
-    def settle(self, plan: EpochPlan, began: float) -> Limit:
-        """After the first step of its kind: say what it cost and use the memory that it left."""
-        synchronize(self.device)
-        log.info("The first step took %.1f s.", time.monotonic() - began)
-        self.train = keep_on_device(self.train, self.device)
-        self.val = keep_on_device(self.val, self.device)
-        model = self.state.model
+    def settle(self, plan: EpochPlan) -> None:
+        """Fit out the GPU for steps like the one that was just done, the first of its kind."""
+        config, model, (stage, size) = self.config, self.state.model, self.kind
+        self.forward = model
         block = next(feed(self.train.cache, [self.train.rows[:1]], self.device))
-        image = prepare(block, self.config, model.mean, model.std, plan.draws[:1])
-        limit = measure_limit(model, image)
-        train_from(model.body, self.stages[self.state.stage].layers)
-        if self.device.type == "cuda":  # compiled on the CPU it gains little, and other last bits
-            images = image.expand(self.config.batch_size // world_size(), -1, -1, -1)
-            images = images.contiguous(memory_format=torch.channels_last)
-            steps = (self.last_epoch - self.state.epoch) * self.state.steps * self.config.accumulate
-            self.forward = choose_forward(model, images, steps)
-        return limit
+        image = prepare(block, config, model.mean, model.std, plan.draws[:1])
+        self.limit = measure_limit(model, image)
+        if stage + 1 < len(self.stages) or size < config.image_size:
+            return  # later steps will need more memory, and compiling anew
+        self.train, self.val = keep_on_device((self.train, self.val), self.device)
+        if world_size() == 1:  # by trying, several could not agree
+            epochs = self.last_epoch - self.state.epoch
+            steps = epochs * self.state.steps * config.accumulate
+            self.forward = choose_forward(model, image.repeat(config.batch_size, 1, 1, 1), steps)
 
     def blocks(self, plan: EpochPlan) -> Iterator[Tensor]:
         """This process's share of each part of the epoch's batches that is still to come."""
         first = self.state.progress.step * self.config.accumulate
         parts = range(first, self.state.steps * self.config.accumulate)
-        places = (plan.places(self.share(part)) for part in parts)
+        places = (plan.places(self.own_part(part)) for part in parts)
         batches = (self.train.rows[plan.order[each]] for each in places)
         return feed(self.train.cache, batches, self.device)
 
-    def share(self, part: int) -> slice:
+    def own_part(self, part: int) -> slice:
         """Where in the epoch this process's share of a part of a batch lies."""
         start = part * self.config.batch_size
         mine = shard(self.config.batch_size)
@@ -223,7 +220,7 @@ class Loop:
             began = time.monotonic()
             block = next(blocks)  # (share of the batch, side, side) uint8, or codes: float32
             state.progress.data_seconds += time.monotonic() - began
-            mine = self.share(part)
+            mine = self.own_part(part)
             places = torch.from_numpy(plan.places(mine)).to(self.device, non_blocking=True)
             images = prepare(block, config, state.model.mean, state.model.std, plan.draws[places])
             images = plan.mix(images, mine).contiguous(memory_format=torch.channels_last)
@@ -338,42 +335,3 @@ class Loop:
         self._check_loss(val_loss)  # the step after the last checked loss may have spoilt a weight
         # The main process's, to the last bit: all decide by them when to stop.
         return broadcast({"val_loss": val_loss, **self.score(self.val.targets, probs)})
-
-
-class Losses:
-    """The losses of the last steps, read without making a GPU wait: a window of them is sent to the
-    CPU when it is full and read when the next one is."""
-
-    def __init__(self) -> None:
-        self.window: list[Tensor] = []
-        self.sent: list[tuple[Tensor, torch.cuda.Event | None]] = []
-        self.n_unread = 0
-
-    def add(self, loss: Tensor) -> None:
-        """Keep the loss of a step, a scalar on the device."""
-        self.window.append(loss)
-        self.n_unread += 1
-        if len(self.window) == _STEPS_A_WINDOW:
-            self._send()
-
-    def read(self, *, everything: bool) -> list[float]:
-        """Those that have arrived and were not read yet, as means over the processes."""
-        if everything and self.window:
-            self._send()
-        found = []
-        while len(self.sent) > (not everything):
-            losses, arrived = self.sent.pop(0)
-            if arrived:
-                arrived.synchronize()
-            found += losses.tolist()
-        self.n_unread -= len(found)
-        return found
-
-    def _send(self) -> None:
-        losses = all_reduce_mean(torch.stack(self.window))
-        arrived = None
-        if losses.is_cuda:
-            losses = losses.to("cpu", non_blocking=True)
-            arrived = torch.cuda.current_stream().record_event()
-        self.sent.append((losses, arrived))
-        self.window.clear()

@@ -30,24 +30,28 @@ class EpochPlan:
     """How many classes are known of each, shape (n,)."""
     partners: NDArray[np.int64] | None = None
     """With mixup: places in ``order`` of what each image is mixed with, shape (n,)."""
-    shares: Tensor | None = None
-    """With mixup: the share of the image itself, on the device: float32 (n,)."""
+    lambdas: Tensor | None = None
+    """With mixup: the weight of the image itself, on the device: float32 (n,)."""
 
     def places(self, part: slice) -> NDArray[np.int64]:
         """Places in ``order`` of all that has to be prepared to show ``part`` of it: the images
-        and, after them, what they are mixed with."""
+        and, after them, what they are mixed with.
+
+        These are prepared again where they are shown themselves, so that what is mixed with what
+        does not depend on the number of processes.
+        """
         own = np.arange(part.start, part.stop)
         return own if self.partners is None else np.concatenate([own, self.partners[part]])
 
     def mix(self, images: Tensor, part: slice) -> Tensor:
         """The images of ``part``, from those of `places`: float (batch, 1, height, width).
 
-        Mixup (Zhang et al. 2018), with a share drawn for each image.
+        Mixup (Zhang et al. 2018), with a weight drawn for each image.
         """
-        if self.shares is None:
+        if self.lambdas is None:
             return images
         images, others = images.chunk(2)
-        return others.lerp(images, self.shares[part, None, None, None])
+        return others.lerp(images, self.lambdas[part, None, None, None])
 
 
 def plan_epoch(
@@ -62,14 +66,14 @@ def plan_epoch(
     generator = np.random.default_rng([config.seed, epoch, 1])  # the order has one of its own
     draws = draw(len(order), config, generator, config.training_size(epoch)).to(device)
     targets, known = train.targets[order], ~np.isnan(train.targets[order])
-    partners = shares = None
+    partners = lambdas = None
     if config.mixup:
         # What is in the same place of the next batch: as random as the order, and near on disk
         # where that is.
         partners = np.roll(np.arange(len(order)), -config.batch_size)
-        share = generator.beta(config.mixup, config.mixup, len(order)).astype(np.float32)
-        targets = share[:, None] * targets + (1 - share[:, None]) * targets[partners]
+        weight = generator.beta(config.mixup, config.mixup, len(order)).astype(np.float32)
+        targets = weight[:, None] * targets + (1 - weight[:, None]) * targets[partners]
         known &= known[partners]
-        shares = torch.from_numpy(share).to(device)
+        lambdas = torch.from_numpy(weight).to(device)
     n_known = np.count_nonzero(known, axis=1)
-    return EpochPlan(order, draws, torch.from_numpy(targets).to(device), n_known, partners, shares)
+    return EpochPlan(order, draws, torch.from_numpy(targets).to(device), n_known, partners, lambdas)

@@ -1,7 +1,7 @@
 """Brings images to the device that computes, so that it does not wait for them."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from xraycomp.data.batches import ImageSet, Rows
 
-_SHARE_OF_FREE_MEMORY = 0.8  # the rest is for what networks of other sizes of batch need
+_SHARE_OF_FREE_MEMORY = 0.6  # the rest is for larger batches, of validation
 _ROWS_AT_A_TIME = 4096
 _BATCHES_AHEAD = 3
 
@@ -29,19 +29,29 @@ class DeviceRows:
         return self.rows[torch.from_numpy(rows).to(self.rows.device, non_blocking=True)]
 
 
-def keep_on_device(images: ImageSet, device: torch.device) -> ImageSet:
-    """The same set with its images in the GPU's memory, where they fit into what is free.
+def keep_on_device(sets: Sequence[ImageSet], device: torch.device) -> list[ImageSet]:
+    """The same sets with their images in the GPU's memory, as far as these fit into what is free.
 
-    To be called after a first step, when what a step needs has been set aside. On the CPU they stay
-    where they are.
+    To be called after a step of the largest kind, when what it needs has been set aside.
     """
-    if device.type != "cuda" or not len(images) or isinstance(images.cache, DeviceRows):
+    budget = _SHARE_OF_FREE_MEMORY * torch.cuda.mem_get_info(device)[0]
+    kept = []
+    for images in sets:
+        if len(images) and not isinstance(images.cache, DeviceRows):
+            first = torch.from_numpy(images.cache.gather(images.rows[:1]))
+            needed = len(images) * first.nbytes
+            if needed <= budget:
+                budget -= needed
+                images = _hold(images, first, device)
+        kept.append(images)
+    return kept
+
+
+def _hold(images: ImageSet, first: Tensor, device: torch.device) -> ImageSet:
+    try:
+        held = first.new_empty(len(images), *first.shape[1:], device=device)
+    except torch.OutOfMemoryError:  # another process has just taken it
         return images
-    first = torch.from_numpy(images.cache.gather(images.rows[:1]))
-    free, _ = torch.cuda.mem_get_info(device)
-    if len(images) * first.nbytes > _SHARE_OF_FREE_MEMORY * free:
-        return images
-    held = first.new_empty(len(images), *first.shape[1:], device=device)
     for start in range(0, len(images), _ROWS_AT_A_TIME):
         stop = start + _ROWS_AT_A_TIME
         held[start:stop] = torch.from_numpy(images.cache.gather(images.rows[start:stop]))
@@ -69,7 +79,7 @@ def _read_ahead(
     stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def load(rows: NDArray[np.int64]) -> tuple[Tensor, torch.cuda.Event]:
-        pinned = torch.from_numpy(cache.gather(rows)).pin_memory(device)
+        pinned = torch.from_numpy(cache.gather(rows)).pin_memory()
         with torch.cuda.stream(stream):
             return pinned.to(device, non_blocking=True), stream.record_event()
 
@@ -80,7 +90,8 @@ def _read_ahead(
         block.record_stream(present)  # or its memory could be taken for the next copy too early
         return block
 
-    with ThreadPoolExecutor(1) as pool:
+    # A thread begins with the first GPU as its own.
+    with ThreadPoolExecutor(1, initializer=torch.cuda.set_device, initargs=(device,)) as pool:
         loading: deque[Future[tuple[Tensor, torch.cuda.Event]]] = deque()
         for rows in batches:
             loading.append(pool.submit(load, rows))

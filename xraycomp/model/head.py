@@ -52,7 +52,7 @@ def fit_head(
     train, val = dataset.split("train"), dataset.split("val")
     rows = np.union1d(train.rows, val.rows)
     head_run = RunFolder(run.path / "head")
-    head_config = dataclasses.replace(config, epochs=config.codes_epochs, stages="")
+    head_config = dataclasses.replace(config, epochs=config.codes_epochs, stages="", start_size=0)
     linear = model.body.get_submodule(model.parts.head)
     # The very layers of the network, not copies: what is trained here is trained there.
     head = GrayModel(nn.Sequential(nn.Flatten(), linear), model.arch, model.mean, model.std, 1)

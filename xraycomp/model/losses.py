@@ -122,7 +122,7 @@ def asymmetric(
     present = -torch.exp(gamma_pos * F.logsigmoid(-x)) * F.logsigmoid(x)
     lowered = (x.sigmoid() - margin).clamp(min=_SMALLEST)
     # log(1 - max(p - margin, 0)); by logarithms it stays finite where p rounds to 1.
-    log_margin = torch.tensor(margin, device=x.device).log()
+    log_margin = torch.full((), margin, device=x.device).log()  # a tensor() would wait for a GPU
     log_rest = torch.logaddexp(F.logsigmoid(-x), log_margin).clamp(max=0)
     absent = -(lowered**gamma_neg) * log_rest
     return _known_mean(targets, present, absent)

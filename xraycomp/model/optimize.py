@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
@@ -22,7 +23,13 @@ def create_optimizer(model: nn.Module, config: TrainConfig, stage: Stage) -> Opt
     # not wait to know whether a gradient has overflowed.
     fused = parameters[0].device.type in ("cpu", "cuda")
     if config.optimizer == "sgd":
-        return SGD(groups, lr=stage.lr, momentum=config.momentum, fused=fused)
+        sgd = SGD(groups, lr=stage.lr, momentum=config.momentum, fused=fused)
+        if config.momentum:
+            for (
+                parameter
+            ) in parameters:  # else what is there by chance, if the first step overflows
+                sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return sgd
     if config.optimizer == "adam":
         return Adam(groups, lr=stage.lr, fused=fused)
     return AdamW(groups, lr=stage.lr, fused=fused)

@@ -32,6 +32,7 @@ from tqdm import tqdm
 from xraycomp.console.command import log_to_terminal
 from xraycomp.console.errors import UserError
 from xraycomp.console.signals import StopRequest, raise_terminated
+from xraycomp.model.device import set_up_torch
 from xraycomp.model.distributed import LostPeerError, in_group, is_main, world_size
 
 logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # what failed is raised
@@ -87,6 +88,7 @@ def _join() -> None:
             f"The training processes did not meet at {place} ({why.splitlines()[0]}). Look whether "
             "the machines reach each other."
         ) from error
+    set_up_torch()
     torch.set_num_threads(max(1, torch.get_num_threads() // int(os.environ["LOCAL_WORLD_SIZE"])))
     if not is_main():  # once is enough
         warnings.simplefilter("ignore")

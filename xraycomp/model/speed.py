@@ -1,5 +1,6 @@
 """How fast the device could be, and how much of that is used."""
 
+import functools
 import time
 from dataclasses import dataclass
 
@@ -31,15 +32,19 @@ def measure_limit(model: GrayModel, image: Tensor) -> Limit:
     """Count what one image costs and measure the peak of its device.
 
     ``image`` is what `prepare` gives, of shape (1, 1, size, size) for images. The network is left
-    in evaluation mode, without gradients, and otherwise as it was.
+    as it was, without gradients.
     """
+    training = [module for module in model.modules() if module.training]
     model.eval()  # so that batch norm learns nothing from it
     with FlopCounterMode(display=False) as counter, autocast(image.device):
         model(image).sum().backward()
     model.zero_grad(set_to_none=True)
+    for module in training:
+        module.training = True
     return Limit(counter.get_total_flops(), measure_peak(image.device))
 
 
+@functools.cache
 def measure_peak(device: torch.device) -> float:
     """The best rate of a square matrix product on the device, in operations a second."""
     side, rounds = (8192, 6) if device.type == "cuda" else (1024, 6)

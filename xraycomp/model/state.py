@@ -2,8 +2,10 @@
 
 import copy
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -65,16 +67,18 @@ class TrainState:
             return
         step = self.epoch * self.steps + self.progress.step
         decay = min(decay, (1 + step) / (10 + step))
-        averages, values = [], []
-        for average, value in zip(
-            self.ema.state_dict().values(), self.model.state_dict().values(), strict=True
-        ):
-            if average.is_floating_point():
-                averages.append(average)
-                values.append(value)
-            else:  # batch norm counts its batches
-                average.copy_(value)
+        averages, values = self._averaged
         get_ema_multi_avg_fn(decay)(averages, values, None)  # type: ignore[no-untyped-call]
+
+    @cached_property
+    def _averaged(self) -> list[list[Tensor]]:
+        """Weights and statistics of the average and, in the same order, of the network; without
+        batch norm's counters, which nothing reads."""
+        networks = [network for network in (self.ema, self.model) if network]
+        return [
+            [tensor for tensor in network.state_dict().values() if tensor.is_floating_point()]
+            for network in networks
+        ]
 
 
 def check_trainable(model: GrayModel, config: TrainConfig) -> None:
@@ -85,7 +89,8 @@ def check_trainable(model: GrayModel, config: TrainConfig) -> None:
         first_layer(model.body, stage.layers)
     if config.codes_epochs:
         count_codes(model.body, model.parts, model.arch)
-    for size in {config.training_size(0), config.image_size}:
+    epochs = sum(stage.epochs for stage in config.training_stages())
+    for size in {config.image_size, *map(config.training_size, range(epochs))}:
         check_input_size(model, size)
 
 
