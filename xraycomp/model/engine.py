@@ -302,6 +302,7 @@ class Loop:
             "train_loss": progress.loss_sum / progress.step,
             **scores,
         }
+        used = self.limit and self.limit.share(row["images_per_second"] / world_size())
         if is_main():
             self.run.write_epoch(row)
         value = -scores["val_loss"] if monitor == "val_loss" else scores[monitor]
@@ -311,7 +312,7 @@ class Loop:
                 save_best(state, self.config, self.run)
         log.info(
             "Epoch %d/%d: train loss %.4f, val loss %.4f, accuracy %.4f, macro F1 %.4f, "
-            "AUROC %.4f%s (%.1f s, %.0f img/s, %.0f %% of the peak; %.1f s for reading images)",
+            "AUROC %.4f%s (%.1f s, %.0f img/s%s, %.1f s for reading images)",
             state.epoch + 1,
             self.last_epoch,
             row["train_loss"],
@@ -322,7 +323,7 @@ class Loop:
             " *" if state.best_epoch == state.epoch else "",
             progress.seconds,
             row["images_per_second"],
-            100 * self.limit.share(row["images_per_second"] / world_size()) if self.limit else 0,
+            f", {used:.0%} of the GPU's peak" if used else "",
             progress.data_seconds,
         )
 

@@ -25,9 +25,8 @@ def create_optimizer(model: nn.Module, config: TrainConfig, stage: Stage) -> Opt
     if config.optimizer == "sgd":
         sgd = SGD(groups, lr=stage.lr, momentum=config.momentum, fused=fused)
         if config.momentum:
-            for (
-                parameter
-            ) in parameters:  # else what is there by chance, if the first step overflows
+            # Else what lay in memory, should the first step overflow and be left out.
+            for parameter in parameters:
                 sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         return sgd
     if config.optimizer == "adam":
