@@ -27,26 +27,35 @@ from results import save
 RECIPES = {"seed": ["--epochs", "1000"], "fast": []}
 
 
-def minutes_to(target: float, command: list[str], run: Path, threads: int) -> float:
-    """Train until the target is reached; minutes of training that it took, or infinity."""
+def train_command(competition: str, data: Path, run: Path, device: str) -> list[str]:
+    """The command that trains into the run folder ``run``, whose folder it writes into alone."""
+    folder = str(run.parent)
+    return [
+        *(sys.executable, "-m", "xraycomp.train", "--competition", competition),
+        *("--data", str(data.resolve()), "--data-dir", f"{folder}/data", "--name", run.name),
+        *("--runs-dir", folder, "--submissions-dir", folder, "--device", device),
+    ]
+
+
+def train_until(target: float, command: list[str], run: Path, threads: int) -> pd.DataFrame:
+    """Train until the macro F1 on validation has reached the target; the rows of the epochs."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    table = run / "metrics.csv"
     with run.with_suffix(".log").open("w") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-        while True:
-            done = process.poll() is not None
-            minutes = minutes_so_far(target, run / "metrics.csv")
-            if minutes is not None or done:
-                process.kill()
-                return float("inf") if minutes is None else minutes
+        while process.poll() is None:
             time.sleep(1)
-
-
-def minutes_so_far(target: float, table: Path) -> float | None:
+            if table.is_file() and pd.read_csv(table)["val_macro_f1"].max() >= target:
+                process.kill()
     if not table.is_file():
-        return None
-    epochs = pd.read_csv(table)
+        sys.exit(run.with_suffix(".log").read_text()[-2000:])
+    return pd.read_csv(table)
+
+
+def minutes_to(target: float, epochs: pd.DataFrame) -> float:
+    """Minutes of training until the target was reached; infinity if it was not."""
     reached = epochs.index[epochs["val_macro_f1"] >= target]
-    return float(epochs["seconds"][: reached[0] + 1].sum() / 60) if len(reached) else None
+    return float(epochs["seconds"][: reached[0] + 1].sum() / 60) if len(reached) else float("inf")
 
 
 def main() -> None:
@@ -57,26 +66,26 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
-    at_once = joblib.cpu_count() if args.device == "cpu" else 1
-    threads = 1 if args.device == "cpu" else joblib.cpu_count()
+    cpus, alone = joblib.cpu_count(), args.device != "cpu"
+    at_once, threads = (1, cpus) if alone else (cpus, 1)
     with TemporaryDirectory() as scratch, ThreadPoolExecutor(at_once) as pool:
-        common = ["--competition", args.competition, "--data", str(args.data.resolve())]
-        common += ["--data-dir", f"{scratch}/data", "--runs-dir", scratch, "--device", args.device]
-        common += ["--submissions-dir", scratch]
-        waiting = {}
-        for name, flags in RECIPES.items():
-            for seed in range(args.seeds):
-                run = Path(scratch, f"{name}-{seed}")
-                command = [sys.executable, "-m", "xraycomp.train", *common, "--recipe", name]
-                command += ["--name", run.name, "--seed", str(seed), *flags]
-                waiting[name, seed] = pool.submit(minutes_to, args.target, command, run, threads)
+
+        def train(name: str, seed: int) -> float:
+            run = Path(scratch, f"{name}-{seed}")
+            command = train_command(args.competition, args.data, run, args.device)
+            command += ["--recipe", name, "--seed", str(seed), *RECIPES[name]]
+            return minutes_to(args.target, train_until(args.target, command, run, threads))
+
+        waiting = {
+            (name, seed): pool.submit(train, name, seed)
+            for name in RECIPES
+            for seed in range(args.seeds)
+        }
         minutes = {key: task.result() for key, task in waiting.items()}
-    table = {
-        name: {"minutes": spread(minutes[name, seed] for seed in range(args.seeds))}
-        for name in RECIPES
-    }
+    seeds = range(args.seeds)
+    table = {name: {"minutes": spread(minutes[name, seed] for seed in seeds)} for name in RECIPES}
     table["seed / fast"] = {
-        "ratio": spread(minutes["seed", s] / minutes["fast", s] for s in range(args.seeds))
+        "ratio": spread(minutes["seed", seed] / minutes["fast", seed] for seed in seeds)
     }
     print_figures(
         f"{args.competition}: training to a validation macro F1 of {args.target:g}, "

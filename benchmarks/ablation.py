@@ -1,0 +1,82 @@
+"""What each ingredient of the recipe ``fast`` is worth: left out or put in, over several seeds.
+
+    python benchmarks/ablation.py --competition chest-xray-4 --data chest-xray-4.zip
+
+Each variant is ``fast`` but for one setting, trained through its whole schedule; all variants of a
+seed have the same split. On the CPU as many runs as there are cores train at a time, each on one of
+them; on a GPU one after the other. Prints the best macro F1 on validation and the minutes of
+training, mean and standard deviation over the seeds, and the difference of the F1 to ``fast``
+within each seed. Writes benchmarks/results/.
+"""
+
+import argparse
+import statistics
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import joblib
+import pandas as pd
+from measuring import print_table
+from results import save
+from time_to_accuracy import train_command, train_until
+
+VARIANTS = {
+    "fast": "",
+    "growing images": "--start-size 64",
+    "larger images": "--image-size 128",
+    "cosine": "--schedule cosine",
+    "no averaged weights": "--ema-decay 0",
+    "no label smoothing": "--label-smoothing 0",
+    "plain sampling": "--no-weighted-sampling",
+    "SGD": "--optimizer sgd --lr 0.02 --weight-decay 0.0005",
+    "mixup": "--mixup 0.2",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--competition", required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args()
+    cpus, alone = joblib.cpu_count(), args.device != "cpu"
+    with TemporaryDirectory() as scratch, ThreadPoolExecutor(1 if alone else cpus) as pool:
+
+        def train(name: str, seed: int) -> pd.DataFrame:
+            run = Path(scratch, f"{name.replace(' ', '-')}-{seed}")
+            command = train_command(args.competition, args.data, run, args.device)
+            command += ["--recipe", "fast", "--seed", str(seed), *VARIANTS[name].split()]
+            return train_until(float("inf"), command, run, cpus if alone else 1)
+
+        waiting = {
+            (name, seed): pool.submit(train, name, seed)
+            for seed in range(args.seeds)
+            for name in VARIANTS
+        }
+        epochs = {key: task.result() for key, task in waiting.items()}
+    best = {key: table["val_macro_f1"].max() for key, table in epochs.items()}
+    minutes = {key: table["seconds"].sum() / 60 for key, table in epochs.items()}
+    lines, figures = [["", "macro F1", "to fast", "minutes"]], {}
+    for name in VARIANTS:
+        seeds = range(args.seeds)
+        columns = {
+            "macro_f1": [best[name, seed] for seed in seeds],
+            "difference": [best[name, seed] - best["fast", seed] for seed in seeds],
+            "minutes": [minutes[name, seed] for seed in seeds],
+        }
+        figures[name] = columns
+        lines.append([name, *(mean_and_deviation(values) for values in columns.values())])
+    print_table(lines)
+    save("ablation", figures)
+
+
+def mean_and_deviation(values: list[float]) -> str:
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):.3f} ± {deviation:.3f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
