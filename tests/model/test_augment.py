@@ -305,7 +305,20 @@ def test_evaluation_of_an_image_does_not_depend_on_the_batch():
     torch.testing.assert_close(together, alone, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("size", [16, 12, 31])
+def test_small_training_images_are_shrunk_without_aliasing():
+    """A pattern finer than the small image can show is gray in it; a coarse one stays."""
+    fine = np.indices((64, 64)).sum(axis=0) % 2 * 255
+    coarse = np.indices((64, 64)).sum(axis=0) // 32 % 2 * 255
+    settings = config(56, 64)
+    draws = draw(2, settings, np.random.default_rng(0), 28)
+    found = unit(prepare(films(fine, coarse), settings, MEAN, STD, draws))
+    assert found.shape == (2, 28, 28)
+    assert (found[0, 2:-2, 2:-2] - 0.5).abs().max() < 0.1
+    wanted = TF.resize(films(coarse)[:, None, 4:60, 4:60].float() / 255, [28, 28])[0, 0]
+    assert (found[1] - wanted).abs().mean() < 0.02
+
+
+@pytest.mark.parametrize("size", [16, 31])
 def test_the_warp_is_that_of_torch_s_affine_grid(size):
     """Films may come out in another size than evaluation's and show the same part of it."""
     images, settings = noise(6, 20), config(16, 20, **{**STRONG, "brightness": 0, "contrast": 0})
