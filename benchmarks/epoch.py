@@ -8,8 +8,8 @@ mirror images at least (the kit also rotates and changes tones), workers kept fr
 and channels_last where there is an option for it (the reference loop of torchvision has none). The
 peers read with as many workers as there are CPUs, and where the CPUs train too also with none.
 Ways that own their loop train two epochs a round and the second counts, as their own clock has it.
-The kit decodes once before its first epoch, which is a row of its own; what it could reach is the
-bare model's steps on ready tensors. Writes benchmarks/results/.
+Each way has a process of its own. The kit decodes once before its first epoch, which is a row of
+its own; what it could reach is the bare model's steps on ready tensors. Writes benchmarks/results/.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import joblib
 import torch
-from measuring import Run, alternate, draw_images, print_figures, ratios, stopwatch, tabulate
+from measuring import Run, alternate, apart, draw_images, print_figures, ratios, stopwatch, tabulate
 from peers import Job, fastai_learner, lightning_trainer, timm_script, torchvision_reference
 from results import save
 from training_step import bare_step, read_images
@@ -46,6 +46,7 @@ PEERS = {
 
 def kit_fit(job: Job, train: ImageSet, runs: Path) -> Run:
     """The kit's own training, with its checkpoints and its validation around what counts."""
+    choose_device("auto")  # as a run does, for what it sets
     every = len(train) // job.config.batch_size
     val = ImageSet(train.cache, train.rows[::every], train.targets[::every])
     numbers = count()
@@ -70,6 +71,7 @@ def kit_decoding(job: Job, caches: Path) -> Run:
 
 def ready_tensors(job: Job, images: int) -> Run:
     """As many steps of the bare model, in the kit's layout and precision."""
+    choose_device("auto")  # as a run does, for what it sets
     step = bare_step(job.config, job.device, job.dtype, torch.channels_last)
     return stopwatch(lambda: [step() for _ in range(images // job.config.batch_size)])
 
@@ -104,7 +106,7 @@ def main() -> None:
             "xraycomp, decoding once": partial(kit_decoding, job, scratch / "caches"),
             ready: partial(ready_tensors, job, images),
         }
-        seconds = alternate(ways, args.rounds)
+        seconds = alternate({way: partial(apart, make) for way, make in ways.items()}, args.rounds)
     table = tabulate(ways, seconds, images)
     for way, each in seconds.items():
         table[way]["share_of_ready"] = ratios(seconds[ready], each)

@@ -3,15 +3,19 @@
 Nothing here needs torch, which would count for benchmarks that measure memory.
 """
 
+import contextlib
+import multiprocessing
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from xraycomp.data.phantom import draw_competition
 
+context = multiprocessing.get_context("spawn")
 Run = Callable[[], float]
 """Does its work once and returns the seconds that count."""
 Figures = dict[str, Any]
@@ -39,6 +43,34 @@ def stopwatch(work: Callable[[], object], times: int = 1) -> Run:
         return (time.perf_counter() - began) / times
 
     return run
+
+
+def apart(make: Callable[[], Run]) -> Run:
+    """The run that ``make`` makes, in a process of its own: what one way sets for its process
+    (threads, memory, precision) then helps or hinders no other."""
+    here, there = context.Pipe()
+    context.Process(target=_serve, args=(make, there)).start()
+    there.close()  # so that a process that dies is noticed
+
+    def run() -> float:
+        here.send("run")
+        found = here.recv()
+        if isinstance(found, Exception):
+            raise found
+        return float(found)
+
+    return run
+
+
+def _serve(make: Callable[[], Run], pipe: Connection) -> None:
+    run = None
+    with contextlib.suppress(EOFError):  # when the benchmark has ended
+        while pipe.recv():
+            try:
+                run = run or make()
+                pipe.send(run())
+            except Exception as error:
+                pipe.send(error)
 
 
 def alternate(ways: Mapping[str, Callable[[], Run]], rounds: int) -> dict[str, list[float]]:
