@@ -186,10 +186,12 @@ def reduce_gradients(parameters: Iterable[nn.Parameter]) -> None:
     if world_size() == 1:
         return
     gradients = [p.grad for p in parameters if p.grad is not None]
-    flat = all_reduce_mean(torch.cat([gradient.flatten() for gradient in gradients]))
-    parts = torch.split(flat, [gradient.numel() for gradient in gradients])
-    for gradient, part in zip(gradients, parts, strict=True):
-        gradient.copy_(part.view_as(gradient))
+    # As they lie in memory: densely and, as autograd has it, in the order of their parameters,
+    # which is the same in all processes. By their dimensions copying takes four times as long.
+    rows = [gradient.as_strided((gradient.numel(),), (1,)) for gradient in gradients]
+    flat = all_reduce_mean(torch.cat(rows))
+    for row, mean in zip(rows, torch.split(flat, [len(row) for row in rows]), strict=True):
+        row.copy_(mean)
 
 
 def all_reduce_mean(values: Tensor) -> Tensor:
