@@ -1,15 +1,19 @@
 """What each ingredient of the recipe ``fast`` is worth: left out or put in, over several seeds.
 
     python benchmarks/ablation.py --competition chest-xray-4 --data chest-xray-4.zip
+        [--weights tf_efficientnet_lite0-imagenet.safetensors]
 
 Each variant is ``fast`` but for one setting, trained through its whole schedule; all variants of a
-seed have the same split. On the CPU as many runs as there are cores train at a time, each on one of
-them; on a GPU one after the other. Prints the best macro F1 on validation and the minutes of
-training, mean and standard deviation over the seeds, and the difference of the F1 to ``fast``
-within each seed. Writes benchmarks/results/.
+seed have the same split. With the ImageNet weights of timm's tf_efficientnet_lite0, which are
+small, that network is tried too, and an epoch of its head alone before the others. On the CPU as
+many runs as there are cores train at a time, each on one of them; on a GPU one after the other.
+Prints the best macro F1 and AUROC on validation and the minutes of training, mean and standard
+deviation over the seeds, and the difference of both scores to ``fast`` within each seed. Writes
+benchmarks/results/.
 """
 
 import argparse
+import shlex
 import statistics
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -33,40 +37,54 @@ VARIANTS = {
     "SGD": "--optimizer sgd --lr 0.02 --weight-decay 0.0005",
     "mixup": "--mixup 0.2",
 }
+PRETRAINED = {
+    "pretrained": "",
+    "frozen body first": "--stages head:0.005:1 all:0.001:5",
+}
+"""With the weights, and without the network of ``fast``."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--competition", required=True)
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--weights", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
+    variants = dict(VARIANTS)
+    if args.weights:
+        network = f"--arch timm:tf_efficientnet_lite0 --weights {args.weights.resolve()}"
+        variants |= {name: f"{network} {flags}" for name, flags in PRETRAINED.items()}
     cpus, alone = joblib.cpu_count(), args.device != "cpu"
     with TemporaryDirectory() as scratch, ThreadPoolExecutor(1 if alone else cpus) as pool:
 
         def train(name: str, seed: int) -> pd.DataFrame:
             run = Path(scratch, f"{name.replace(' ', '-')}-{seed}")
             command = train_command(args.competition, args.data, run, args.device)
-            command += ["--recipe", "fast", "--seed", str(seed), *VARIANTS[name].split()]
+            command += ["--recipe", "fast", "--seed", str(seed), *shlex.split(variants[name])]
             return train_until(float("inf"), command, run, cpus if alone else 1)
 
         waiting = {
             (name, seed): pool.submit(train, name, seed)
             for seed in range(args.seeds)
-            for name in VARIANTS
+            for name in variants
         }
         epochs = {key: task.result() for key, task in waiting.items()}
-    best = {key: table["val_macro_f1"].max() for key, table in epochs.items()}
+    scores = {
+        "F1": {key: table["val_macro_f1"].max() for key, table in epochs.items()},
+        "AUROC": {key: table["val_auroc"].max() for key, table in epochs.items()},
+    }
     minutes = {key: table["seconds"].sum() / 60 for key, table in epochs.items()}
-    lines, figures = [["", "macro F1", "to fast", "minutes"]], {}
-    for name in VARIANTS:
-        seeds = range(args.seeds)
-        columns = {
-            "macro_f1": [best[name, seed] for seed in seeds],
-            "difference": [best[name, seed] - best["fast", seed] for seed in seeds],
-            "minutes": [minutes[name, seed] for seed in seeds],
-        }
+    lines = [["", "macro F1", "to fast", "AUROC", "to fast", "minutes"]]
+    figures: dict[str, dict[str, list[float]]] = {}
+    seeds = range(args.seeds)
+    for name in variants:
+        columns = {}
+        for score, best in scores.items():
+            columns[score] = [best[name, seed] for seed in seeds]
+            columns[f"{score} to fast"] = [best[name, seed] - best["fast", seed] for seed in seeds]
+        columns["minutes"] = [minutes[name, seed] for seed in seeds]
         figures[name] = columns
         lines.append([name, *(mean_and_deviation(values) for values in columns.values())])
     print_table(lines)
