@@ -28,13 +28,13 @@ from training_step import bare_step, read_images
 from xraycomp.data.batches import ImageSet
 from xraycomp.data.cache import build_cache
 from xraycomp.data.phantom import CLASSES
+from xraycomp.judging.metrics import epoch_scores
 from xraycomp.model.config import TrainConfig
 from xraycomp.model.device import choose_device
 from xraycomp.model.engine import fit
 from xraycomp.model.run import RunFolder
 from xraycomp.model.state import start_state
 from xraycomp.model.zoo import create_model
-from xraycomp.report.metrics import epoch_scores
 
 PEERS = {
     "torchvision, reference": torchvision_reference,

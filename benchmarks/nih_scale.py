@@ -39,7 +39,7 @@ from xraycomp.data.duplicates import find_copies
 from xraycomp.data.labels import decode_targets, encode_targets
 from xraycomp.data.manifest import build_manifest
 from xraycomp.data.split import SplitPlan, split_manifest
-from xraycomp.report.metrics import epoch_scores, judge
+from xraycomp.judging.metrics import epoch_scores, judge
 
 # Images a finding among 112,120, in the order of the competition's classes (Wang et al., 2017).
 COUNTS = (11559, 2776, 13317, 19894, 5782, 6331, 1431, 5302, 4667, 2303, 2516, 1686, 3385, 227)

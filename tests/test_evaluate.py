@@ -14,10 +14,10 @@ from xraycomp.data.competition import Competition, Labelled
 from xraycomp.data.competition_file import format_competition
 from xraycomp.data.files import write_csv, write_json, write_text
 from xraycomp.data.predictions import probability_table
+from xraycomp.judging.metrics import judge
+from xraycomp.judging.results import write_results
+from xraycomp.judging.thresholds import Thresholds
 from xraycomp.model.config import TrainConfig
-from xraycomp.report.metrics import judge
-from xraycomp.report.results import write_results
-from xraycomp.report.thresholds import Thresholds
 
 NAMES = ("Atelectasis", "Effusion", "Hernia")
 

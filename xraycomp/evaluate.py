@@ -16,11 +16,11 @@ from xraycomp.data.competition import Competition, Labelled
 from xraycomp.data.labels import is_labelled
 from xraycomp.data.matching import Reading, match_tables
 from xraycomp.data.predictions import labelled_rows, read_predictions
+from xraycomp.judging.metrics import judge
+from xraycomp.judging.results import write_results
+from xraycomp.judging.table import format_table
+from xraycomp.judging.thresholds import Criterion, Thresholds
 from xraycomp.model.run import RunFolder
-from xraycomp.report.metrics import judge
-from xraycomp.report.results import write_results
-from xraycomp.report.table import format_table
-from xraycomp.report.thresholds import Criterion, Thresholds
 
 log = logging.getLogger("xraycomp.evaluate")  # run as a command, __name__ is __main__
 

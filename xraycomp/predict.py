@@ -19,11 +19,11 @@ from xraycomp.data.labels import decode_targets
 from xraycomp.data.manifest import list_folder
 from xraycomp.data.predictions import ID, probability_table
 from xraycomp.data.source import Source, open_source
+from xraycomp.judging.thresholds import Thresholds, hard_labels
 from xraycomp.model.checkpoint import load_best
 from xraycomp.model.device import choose_device
 from xraycomp.model.inference import predict_split
 from xraycomp.model.run import RunFolder
-from xraycomp.report.thresholds import Thresholds, hard_labels
 
 log = logging.getLogger("xraycomp.predict")  # run as a command, __name__ is __main__
 

@@ -24,6 +24,10 @@ from xraycomp.data.predictions import labelled_rows
 from xraycomp.data.source import Source, choose_competition, has_files, open_source
 from xraycomp.data.split import split_manifest
 from xraycomp.data.submission import expected_ids, write_submission
+from xraycomp.judging.metrics import PHANTOMS, epoch_scores
+from xraycomp.judging.results import write_results
+from xraycomp.judging.table import format_table
+from xraycomp.judging.thresholds import Criterion, Thresholds
 from xraycomp.model.checkpoint import load_best, resume_state
 from xraycomp.model.config import TrainConfig
 from xraycomp.model.deadline import Deadline, deadline_in
@@ -50,10 +54,6 @@ from xraycomp.model.zoo import build_model
 from xraycomp.remote.client import connect
 from xraycomp.remote.credentials import winning_credential
 from xraycomp.remote.download import download
-from xraycomp.report.metrics import PHANTOMS, epoch_scores
-from xraycomp.report.results import write_results
-from xraycomp.report.table import format_table
-from xraycomp.report.thresholds import Criterion, Thresholds
 
 log = logging.getLogger("xraycomp.train")  # run as a command, __name__ is __main__
 

@@ -8,13 +8,13 @@ from torch import nn
 
 from xraycomp.data.batches import ImageSet
 from xraycomp.data.cache import build_cache
+from xraycomp.judging.metrics import epoch_scores
 from xraycomp.model.checkpoint import restore_state
 from xraycomp.model.config import TrainConfig
 from xraycomp.model.engine import fit
 from xraycomp.model.run import RunFolder
 from xraycomp.model.state import start_state
 from xraycomp.model.stem import GrayModel
-from xraycomp.report.metrics import epoch_scores
 
 ALL_CLASSES = ("top", "below", "none")
 PLAIN = {

@@ -15,12 +15,12 @@ from torch import nn
 
 from xraycomp.console.errors import Stopped, UserError
 from xraycomp.data.batches import ImageSet
+from xraycomp.judging.metrics import epoch_scores
 from xraycomp.model.checkpoint import read_checkpoint, restore_state
 from xraycomp.model.deadline import Deadline
 from xraycomp.model.inference import predict_probs
 from xraycomp.model.state import start_state
 from xraycomp.model.stem import GrayModel
-from xraycomp.report.metrics import epoch_scores
 
 CPU = torch.device("cpu")
 CLASSES = ("top", "below", "none")

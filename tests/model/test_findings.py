@@ -8,10 +8,10 @@ import torch
 from sklearn.metrics import log_loss, roc_auc_score
 
 from xraycomp.data.batches import ImageSet
+from xraycomp.judging.metrics import epoch_scores
 from xraycomp.model import engine
 from xraycomp.model.epoch import plan_epoch
 from xraycomp.model.inference import predict_probs
-from xraycomp.report.metrics import epoch_scores
 
 CPU = torch.device("cpu")
 scores = partial(epoch_scores, multilabel=True)

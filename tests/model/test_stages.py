@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from xraycomp.console.errors import Stopped, UserError
+from xraycomp.judging.metrics import epoch_scores
 from xraycomp.model import engine
 from xraycomp.model.checkpoint import read_checkpoint
 from xraycomp.model.config import TrainConfig
@@ -19,7 +20,6 @@ from xraycomp.model.stages import Stage, parse_stages
 from xraycomp.model.state import check_trainable
 from xraycomp.model.stem import GrayModel
 from xraycomp.model.zoo import create_model
-from xraycomp.report.metrics import epoch_scores
 
 STAGES = "head:0.05:2 2:0.02:2 all:0.01:2"
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from xraycomp.data.competition import Competition, Labelled
-from xraycomp.report.results import write_results
+from xraycomp.judging.results import write_results
 
 
 def test_both_figures_say_what_was_judged_and_that_the_films_are_drawn(tmp_path, drawn):

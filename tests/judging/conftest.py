@@ -6,7 +6,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from xraycomp.data.competition import Competition, Labelled
-from xraycomp.report.metrics import judge
+from xraycomp.judging.metrics import judge
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, norm
 
-from xraycomp.report.intervals import (
+from xraycomp.judging.intervals import (
     Estimate,
     delong,
     mean_interval,

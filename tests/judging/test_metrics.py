@@ -8,10 +8,10 @@ from sklearn import metrics as sk
 
 from xraycomp.console.errors import UserError
 from xraycomp.data.competition import METRICS
-from xraycomp.report.figures import average_precision, class_mean
-from xraycomp.report.intervals import delong
-from xraycomp.report.metrics import epoch_scores
-from xraycomp.report.table import format_table
+from xraycomp.judging.figures import average_precision, class_mean
+from xraycomp.judging.intervals import delong
+from xraycomp.judging.metrics import epoch_scores
+from xraycomp.judging.table import format_table
 
 CLASSES = ["covid", "lung_opacity", "pneumonia", "normal"]
 NIH = """

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from xraycomp.report.figures import Counts, outcomes
-from xraycomp.report.intervals import BoolArray, FloatArray, IntArray, known_rows, ratio
+from xraycomp.judging.figures import Counts, outcomes
+from xraycomp.judging.intervals import BoolArray, FloatArray, IntArray, known_rows, ratio
 
 CHUNK_CELLS = 1_000_000
 """How many bootstrap weights (4 bytes each) are held at once: memory stays flat, caches warm."""

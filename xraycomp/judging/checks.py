@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 
 from xraycomp.console.errors import UserError
 from xraycomp.data.predictions import SUM_TOLERANCE
-from xraycomp.report.intervals import BoolArray, FloatArray
+from xraycomp.judging.intervals import BoolArray, FloatArray
 
 
 def checked(

@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike
 
 from xraycomp.console.errors import UserError, listing
 from xraycomp.data.files import write_json
-from xraycomp.report.checks import checked
-from xraycomp.report.intervals import BoolArray, FloatArray, known_rows
+from xraycomp.judging.checks import checked
+from xraycomp.judging.intervals import BoolArray, FloatArray, known_rows
 
 THRESHOLDS = "thresholds.json"
 

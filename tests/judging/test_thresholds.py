@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import f1_score, roc_curve
 
 from xraycomp.console.errors import UserError
-from xraycomp.report.thresholds import Thresholds, choose_thresholds, hard_labels
+from xraycomp.judging.thresholds import Thresholds, choose_thresholds, hard_labels
 
 NAMES = ["Mass", "Edema", "Hernia"]
 SPLIT = "validation split"

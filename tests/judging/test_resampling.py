@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from xraycomp.report import resampling
-from xraycomp.report.figures import f1
-from xraycomp.report.intervals import delong, percentile
-from xraycomp.report.resampling import resample
+from xraycomp.judging import resampling
+from xraycomp.judging.figures import f1
+from xraycomp.judging.intervals import delong, percentile
+from xraycomp.judging.resampling import resample
 
 
 def scored(n, k, seed, prevalence=0.3, digits=None, unknown=0.0):

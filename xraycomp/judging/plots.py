@@ -17,8 +17,8 @@ from numpy.typing import ArrayLike
 from sklearn.metrics import roc_curve
 
 from xraycomp.data.files import atomic_path
-from xraycomp.report.checks import checked
-from xraycomp.report.intervals import delong, known_rows, ratio
+from xraycomp.judging.checks import checked
+from xraycomp.judging.intervals import delong, known_rows, ratio
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito (2008), told apart by colour-blind readers; their yellow is too pale for a line."""

@@ -12,7 +12,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from xraycomp.console.errors import UserError
-from xraycomp.report.plots import PALETTE, plot_confusion, plot_roc
+from xraycomp.judging.plots import PALETTE, plot_confusion, plot_roc
 
 
 def predictions(n, k):
@@ -158,7 +158,7 @@ def test_no_display_and_no_pyplot(tmp_path):
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from xraycomp.report.plots import plot_confusion\n"
+        "from xraycomp.judging.plots import plot_confusion\n"
         f"plot_confusion(Path({str(tmp_path / 'c.png')!r}), [[1, 0], [0, 1]], ['a', 'b'], 't')\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
     )

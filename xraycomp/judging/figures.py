@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.metrics import average_precision_score
 
-from xraycomp.report.intervals import BoolArray, FloatArray, IntArray, known_rows, ratio
+from xraycomp.judging.intervals import BoolArray, FloatArray, IntArray, known_rows, ratio
 
 
 def outcomes(targets: FloatArray, called: BoolArray) -> tuple[BoolArray, ...]:

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from xraycomp.data.competition import Competition
 from xraycomp.data.files import write_json
-from xraycomp.report.metrics import judge
-from xraycomp.report.plots import plot_confusion, plot_roc
-from xraycomp.report.thresholds import THRESHOLDS, Criterion, Thresholds, choose_thresholds
+from xraycomp.judging.metrics import judge
+from xraycomp.judging.plots import plot_confusion, plot_roc
+from xraycomp.judging.thresholds import THRESHOLDS, Criterion, Thresholds, choose_thresholds
 
 
 @dataclass(frozen=True)

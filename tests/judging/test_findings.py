@@ -7,10 +7,10 @@ import pytest
 from sklearn import metrics as sk
 
 from xraycomp.console.errors import UserError
-from xraycomp.report.intervals import delong
-from xraycomp.report.metrics import epoch_scores
-from xraycomp.report.table import format_table
-from xraycomp.report.thresholds import Thresholds
+from xraycomp.judging.intervals import delong
+from xraycomp.judging.metrics import epoch_scores
+from xraycomp.judging.table import format_table
+from xraycomp.judging.thresholds import Thresholds
 
 NAN = np.nan
 NAMES = ["Mass", "Effusion", "Edema", "Fibrosis"]

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xraycomp.data.competition import Competition
-from xraycomp.report.checks import checked
-from xraycomp.report.figures import (
+from xraycomp.judging.checks import checked
+from xraycomp.judging.figures import (
     RATES,
     Counts,
     average_precision,
@@ -23,7 +23,7 @@ from xraycomp.report.figures import (
     f1,
     log_losses,
 )
-from xraycomp.report.intervals import (
+from xraycomp.judging.intervals import (
     BoolArray,
     Estimate,
     FloatArray,
@@ -34,8 +34,8 @@ from xraycomp.report.intervals import (
     percentile,
     wilson,
 )
-from xraycomp.report.resampling import resample
-from xraycomp.report.thresholds import NO_THRESHOLD, Thresholds, hard_labels
+from xraycomp.judging.resampling import resample
+from xraycomp.judging.thresholds import NO_THRESHOLD, Thresholds, hard_labels
 
 PHANTOMS = "drawn phantoms, not X-rays"
 RANKINGS = ("auroc", "average_precision")
