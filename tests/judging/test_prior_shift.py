@@ -41,9 +41,9 @@ def test_a_planted_mix_is_recovered_and_the_probabilities_become_the_true_ones(m
     labels, points = draw(20_000, mix, seed=2)
     plain = posterior(points, VAL)
     found = reestimate(plain, VAL, multilabel=False)
-    np.testing.assert_allclose(found.shares, np.bincount(labels) / 20_000, atol=0.03)
+    np.testing.assert_allclose(found.shares.value, np.bincount(labels) / 20_000, atol=0.03)
     np.testing.assert_allclose(found.probs.sum(axis=1), 1)
-    np.testing.assert_allclose(found.probs.mean(axis=0), found.shares, atol=1e-5)
+    np.testing.assert_allclose(found.probs.mean(axis=0), found.shares.value, atol=1e-5)
     assert found.chance.shape == (1,)
     assert found.chance[0] < 1e-6
     assert log_loss(labels, found.probs) < log_loss(labels, plain) - 0.05
@@ -57,7 +57,7 @@ def test_without_a_shift_next_to_nothing_changes():
     labels, points = draw(20_000, VAL, seed=3)
     plain = posterior(points, VAL)
     found = reestimate(plain, VAL, multilabel=False)
-    np.testing.assert_allclose(found.shares, VAL, atol=0.02)
+    np.testing.assert_allclose(found.shares.value, VAL, atol=0.02)
     assert np.abs(found.probs - plain).mean() < 0.01
     assert log_loss(labels, found.probs) == pytest.approx(log_loss(labels, plain), abs=0.003)
     assert found.chance[0] > 0.05
@@ -73,6 +73,22 @@ def test_a_shift_by_chance_is_seldom_called_more_than_that():
     assert 0.35 < np.mean(chances) < 0.65
 
 
+@pytest.mark.parametrize("multilabel", [False, True])
+def test_the_intervals_hold_the_true_shares(multilabel):
+    mix, held = np.array([0.1, 0.2, 0.3, 0.4]), []
+    for seed in range(200):
+        if multilabel:
+            probs = probability(findings(300, mix, seed)[1], VAL)
+        else:
+            probs = posterior(draw(300, mix, seed)[1], VAL)
+        found = reestimate(probs, VAL, multilabel=multilabel).shares
+        held.append((found.low <= mix) & (mix <= found.high))
+        assert (found.low <= found.value).all()
+        assert (found.value <= found.high).all()
+    assert (np.mean(held, axis=0) > 0.88).all()
+    assert 0.92 < np.mean(held) < 0.98
+
+
 def test_probabilities_that_were_trained_on_classes_drawn_alike_are_brought_onto_validation():
     """Too sure besides, as a network is."""
     labels, points = draw(20_000, VAL, seed=4)
@@ -85,10 +101,10 @@ def test_probabilities_that_were_trained_on_classes_drawn_alike_are_brought_onto
     labels, points = draw(20_000, VAL[::-1], seed=5)
     trained = posterior(points, ALIKE, sharper=1.7)
     found = reestimate(reference.apply(trained), reference.shares, multilabel=False)
-    np.testing.assert_allclose(found.shares, np.bincount(labels) / 20_000, atol=0.03)
+    np.testing.assert_allclose(found.shares.value, np.bincount(labels) / 20_000, atol=0.03)
     assert log_loss(labels, found.probs) < log_loss(labels, trained) - 0.02
     wrong = reestimate(trained, VAL, multilabel=False)  # as if they fitted the labels' frequency
-    assert np.abs(wrong.shares - VAL[::-1]).max() > 0.05
+    assert np.abs(wrong.shares.value - VAL[::-1]).max() > 0.05
 
 
 def test_the_reference_of_one_class_an_image_has_the_smallest_log_loss():
@@ -121,13 +137,13 @@ def test_findings_are_each_for_itself():
     targets, points = findings(20_000, after, seed=7)
     plain = probability(points, before)
     found = reestimate(plain, before, multilabel=True)
-    np.testing.assert_allclose(found.shares, after, atol=0.03)
+    np.testing.assert_allclose(found.shares.value, after, atol=0.03)
     assert found.chance.shape == (4,)
     assert (found.chance[[0, 2, 3]] < 1e-6).all()
     assert found.chance[1] > 0.01
     for c in (0, 2, 3):
         alone = reestimate(plain[:, [c]], before[[c]], multilabel=True)
-        np.testing.assert_allclose(alone.shares[0], found.shares[c], atol=1e-4)
+        np.testing.assert_allclose(alone.shares.value[0], found.shares.value[c], atol=1e-4)
         assert log_loss(targets[:, c], found.probs[:, c]) < log_loss(targets[:, c], plain[:, c])
     np.testing.assert_allclose(found.probs[:, 1], plain[:, 1], atol=0.05)
 
@@ -136,7 +152,7 @@ def test_the_estimated_share_is_the_most_likely_one():
     before, after = 0.3, 0.1
     _, points = findings(300, [after], seed=8)
     plain = probability(points, [before])
-    found = reestimate(plain, np.array([before]), multilabel=True).shares[0]
+    found = reestimate(plain, np.array([before]), multilabel=True).shares.value[0]
 
     def surprise(share):
         seen = plain * share / before + (1 - plain) * (1 - share) / (1 - before)
@@ -183,13 +199,13 @@ def test_a_class_without_validation_images_is_refused_in_one_sentence():
 def test_certain_probabilities_and_single_images_stay_numbers():
     certain = np.eye(4)[[0, 0, 1]]
     found = reestimate(certain, VAL, multilabel=False)
-    np.testing.assert_allclose(found.shares, [2 / 3, 1 / 3, 0, 0], atol=1e-6)
+    np.testing.assert_allclose(found.shares.value, [2 / 3, 1 / 3, 0, 0], atol=1e-6)
     np.testing.assert_allclose(found.probs, certain)
     one = reestimate(np.array([[0.4, 0.3, 0.2, 0.1]]), VAL, multilabel=False)
     assert np.isfinite(one.probs).all()
     assert one.chance[0] > 0.05  # one image tells nothing
     found = reestimate(np.array([[0.0, 1.0]]), np.array([0.2, 0.2]), multilabel=True)
-    np.testing.assert_allclose(found.shares, [0, 1])
+    np.testing.assert_allclose(found.shares.value, [0, 1])
 
 
 @pytest.mark.parametrize("task", ["multiclass", "multilabel"])
@@ -217,5 +233,5 @@ def test_figures_are_shown_without_and_with_it(task):
     assert any(line.startswith("accuracy") for line in lines) == (task == "multiclass")
     estimated = lines[2].split()
     assert estimated[:2] == ["a", f"{reference.shares[0]:.3f}"]
-    assert estimated[3] == f"{shift.shares[0]:.3f}"
+    assert estimated[3] == f"{shift.shares.value[0]:.3f}"
     assert max(map(len, lines)) <= 110

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.linalg import null_space
 from scipy.optimize import minimize
 from scipy.stats import chi2
 
@@ -26,7 +27,7 @@ from xraycomp.console.errors import UserError, listing
 from xraycomp.data.competition import Competition
 from xraycomp.judging.calibration import BOUNDS, logit_losses, probabilities, to_logits
 from xraycomp.judging.checks import checked
-from xraycomp.judging.intervals import FloatArray
+from xraycomp.judging.intervals import Estimate, FloatArray, Z
 from xraycomp.judging.metrics import judge
 from xraycomp.judging.table import aligned, interval
 
@@ -62,12 +63,13 @@ class Shift:
 
     probs: FloatArray
     """The corrected probabilities, shape (n, k)."""
-    shares: FloatArray
-    """The estimated share of each class, shape (k,); NaN as in `Reference`."""
+    shares: Estimate
+    """The estimated share of each class, shape (k,); NaN as in `Reference`. The intervals, 1.96
+    standard errors by the observed information, take what `Reference` says for certain."""
     chance: FloatArray
     """How probable so large a difference of shares is where there is none, by a likelihood-ratio
-    test (Saerens et al., §2.3) that takes the shares of validation for certain: shape (1,) for all
-    classes together, or (k,) for findings."""
+    test (Saerens et al., §2.3) that takes as much for certain: shape (1,) for all classes together,
+    or (k,) for findings."""
 
 
 def fit_reference(competition: Competition, targets: ArrayLike, probs: ArrayLike) -> Reference:
@@ -141,12 +143,24 @@ def reestimate(probs: FloatArray, shares: FloatArray, *, multilabel: bool) -> Sh
     evidence = np.einsum("nmc,mc->nm", cases, ratios)
     corrected = cases * ratios / evidence[..., None]
     gain = 2 * np.log(evidence).sum(axis=0)
-    estimated = ratios * prior
-    kept, found = (
-        (corrected[..., 1], estimated[:, 1]) if multilabel else (corrected[:, 0], estimated[0])
-    )
     chance = chi2.sf(gain, prior.shape[1] - 1)
-    return Shift(np.where(np.isnan(shares), probs, kept), found, chance)
+    estimated = ratios * prior
+    margin = Z * _standard_errors(cases / prior / evidence[..., None])
+    found = (estimated, np.maximum(estimated - margin, 0), np.minimum(estimated + margin, 1))
+    mine = (..., 1) if multilabel else (..., 0, slice(None))
+    kept = np.where(np.isnan(shares), probs, corrected[mine])
+    return Shift(kept, Estimate(*(part[mine] for part in found)), chance)
+
+
+def _standard_errors(scores: FloatArray) -> FloatArray:
+    """Of shares that add up to 1, shape (m, c), by what each image adds to the slope of their log
+    likelihood, shape (n, m, c)."""
+    free = null_space(np.ones((1, scores.shape[2])))  # in which directions shares can move
+    slopes = np.nan_to_num(scores) @ free
+    information = np.einsum("nma,nmb->mab", slopes, slopes)
+    variances = np.diagonal(free @ np.linalg.pinv(information) @ free.T, axis1=1, axis2=2)
+    errors: FloatArray = np.sqrt(variances)
+    return errors
 
 
 def format_shift(
@@ -159,28 +173,23 @@ def format_shift(
     plain : the probabilities as they would be without correction, shape (n, k)
     reference : the shares of the classes in validation, shape (k,)
     """
-    each = len(shift.chance) == len(class_names)
-    columns = (reference, plain.mean(axis=0), shift.shares, *([shift.chance] if each else []))
-    heading = [
-        "class",
-        "validation",
-        "mean probability",
-        "estimated",
-        *(["chance"] if each else []),
-    ]
-    rows = [
-        [name, *("n/a" if np.isnan(value) else f"{value:.3f}" for value in row)]
-        for name, *row in zip(class_names, *columns, strict=True)
-    ]
-    said = "chance: how probable so large a difference from validation is where there is none"
-    if not each:
-        said = f"So large a difference from validation has the probability {shift.chance[0]:.3g} "
-        said += "where there is none."
+    rows = [["class", "validation", "mean probability", "estimated"]]
+    for c, name in enumerate(class_names):
+        before = ("n/a" if np.isnan(x) else f"{x:.3f}" for x in (reference[c], plain[:, c].mean()))
+        rows.append([name, *before, interval(shift.shares.at(c).entry())])
+    chance = [f"{x:.3f}" if x >= 0.001 else "below 0.001" for x in shift.chance]
+    said = f"The probability of so large a difference where there is none: {chance[0]}."
+    if len(chance) == len(class_names):
+        chance = [
+            "n/a" if np.isnan(x) else text for x, text in zip(shift.chance, chance, strict=True)
+        ]
+        rows = [[*row, text] for row, text in zip(rows, ["chance", *chance], strict=True)]
+        said = "chance: the probability of so large a difference where there is none"
     return (
         f"Shares of the classes among the {len(plain):,} images:\n"
-        f"{aligned([heading, *rows])}\n"
-        "validation: share of that split, where the probabilities are brought to fit\n"
-        "mean probability: without correction; estimated: share with it, of the corrected ones\n"
+        f"{aligned(rows)}\n"
+        "validation: share of that split, which the probabilities are brought to fit\n"
+        "mean probability: without correction; estimated: share with it, and 95 % interval\n"
         f"{said}"
     )
 
