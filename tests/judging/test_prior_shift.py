@@ -204,6 +204,7 @@ def test_certain_probabilities_and_single_images_stay_numbers():
     one = reestimate(np.array([[0.4, 0.3, 0.2, 0.1]]), VAL, multilabel=False)
     assert np.isfinite(one.probs).all()
     assert one.chance[0] > 0.05  # one image tells nothing
+    assert np.isnan(one.shares.low).all()
     found = reestimate(np.array([[0.0, 1.0]]), np.array([0.2, 0.2]), multilabel=True)
     np.testing.assert_allclose(found.shares.value, [0, 1])
 

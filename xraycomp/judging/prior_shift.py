@@ -154,13 +154,13 @@ def reestimate(probs: FloatArray, shares: FloatArray, *, multilabel: bool) -> Sh
 
 def _standard_errors(scores: FloatArray) -> FloatArray:
     """Of shares that add up to 1, shape (m, c), by what each image adds to the slope of their log
-    likelihood, shape (n, m, c)."""
+    likelihood, shape (n, m, c); NaN where the images are too few to tell."""
     free = null_space(np.ones((1, scores.shape[2])))  # in which directions shares can move
     slopes = np.nan_to_num(scores) @ free
     information = np.einsum("nma,nmb->mab", slopes, slopes)
     variances = np.diagonal(free @ np.linalg.pinv(information) @ free.T, axis1=1, axis2=2)
-    errors: FloatArray = np.sqrt(variances)
-    return errors
+    enough = np.linalg.matrix_rank(information) == free.shape[1]
+    return np.where(enough[:, None], np.sqrt(variances), np.nan)
 
 
 def format_shift(
