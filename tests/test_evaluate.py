@@ -212,7 +212,7 @@ def test_tables_of_others_get_thresholds_where_they_shall(tables, tmp_path):
     [
         (["--threshold-criterion", "f1", "--split", "test", "--output", "o"], "is for the val"),
         (["--threshold-criterion", "f1", "--thresholds", "t.json"], "--thresholds would do noth"),
-        (["--threshold-criterion", "f1", "--sensitivity", "0.9"], "--sensitivity would do nothing"),
+        (["--threshold-criterion", "f1", "--sensitivity", "0.9"], "--sensitivity is for --thresh"),
         (["--threshold-criterion", "sensitivity", "--sensitivity", "2"], "--sensitivity is 2"),
         (["--prior-shift", "--predictions", "P.csv"], "--prior-shift would do nothing"),
     ],

@@ -339,7 +339,7 @@ def test_the_temperature_is_kept_and_is_that_of_validation(run):
     assert kept.temperature == pytest.approx(found, rel=1e-3)
 
 
-def test_predict_writes_calibrated_probabilities_on_request(run, tmp_path):
+def test_predict_writes_calibrated_probabilities_on_request(run, tmp_path, caplog):
     """A second run with another temperature: each has its own before they are averaged."""
     other = shutil.copytree(run, tmp_path / "second")
     Calibration(3.0, "another split").write(other / "calibration.json")
@@ -347,6 +347,7 @@ def test_predict_writes_calibrated_probabilities_on_request(run, tmp_path):
     temperatures = [Calibration.read(run), Calibration.read(other)]
     each = [one.apply(plain[list(CLASSES)].to_numpy(), multilabel=False) for one in temperatures]
     output = tmp_path / "calibrated.csv"
+    caplog.set_level("INFO", "xraycomp")
     for runs, expected in (([run], each[0]), ([run, other], np.mean(each, axis=0))):
         flags = ["--runs", *map(str, runs), "--calibrated", "--output", str(output)]
         predict.main([*flags, "--called", str(tmp_path / "called.csv")])
@@ -356,6 +357,7 @@ def test_predict_writes_calibrated_probabilities_on_request(run, tmp_path):
         assert list(pd.read_csv(tmp_path / "called.csv")["label"]) == list(
             found[list(CLASSES)].idxmax(axis=1)
         )
+    assert f"{other}: temperature 3.000, fitted on the another split." in caplog.text
     before = (run / "predictions" / "test.csv").read_bytes()
     with pytest.raises(UserError, match="The run's own tables stay as it predicted"):
         predict.main(["--runs", str(run), "--calibrated"])

@@ -127,8 +127,11 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     Raises ``UserError`` for a missing split, unlabelled images, images without a prediction, and
     tables that do not fit each other.
     """
-    if config.threshold_criterion != "sensitivity":
-        refuse_flags(config, {"sensitivity"}, "no --threshold-criterion sensitivity")
+    wished = config.sensitivity != EvaluateConfig.sensitivity
+    if wished and config.threshold_criterion != "sensitivity":
+        raise UserError(
+            "--sensitivity is for --threshold-criterion sensitivity. Give both, or leave it out."
+        )
     if config.run is not None and config.labels is not None:
         raise UserError("Give --run, which has its labels, or --labels, not both.")
     if config.run is not None:
@@ -157,6 +160,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     if given.reference:
         shown = (given.competition, given.targets, given.probs, given.reference, report)
         log.info("%s\n", show_shift(*shown))
+        if config.split == "val":
+            log.info("The correction was fitted on these images: it looks too good on them.\n")
     if files:
         log.info("Wrote %s: %s.", given.folder, ", ".join(files))
     return report

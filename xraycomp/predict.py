@@ -128,6 +128,8 @@ def predict(config: PredictConfig) -> Path:
     each = [table[list(classes)].to_numpy() for table in tables]
     plain = written = np.mean(each, axis=0)
     if temperatures:
+        for run, calibration in zip(runs, temperatures, strict=True):
+            log.info("%s: %s.", run.path, calibration)
         written = _mean(
             calibration.apply(probs, multilabel=competition.multilabel)
             for calibration, probs in zip(temperatures, each, strict=True)

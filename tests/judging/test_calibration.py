@@ -129,6 +129,8 @@ def test_where_nothing_is_wrong_the_temperature_stays_within_bounds_and_that_is_
     found = Calibration(fit_temperature(targets, right, multilabel=multilabel), SPLIT)
     assert found.temperature == BOUNDS[0]
     assert "that is as far as is tried" in str(found)
+    report = judge_calibration(targets, right, SPLIT, None, multilabel=multilabel, resamples=0)
+    assert report["temperature"] == BOUNDS[0]
     wrong = fit_temperature(1 - targets, right, multilabel=True)
     assert wrong == BOUNDS[1]
 

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from xraycomp.judging.calibration import BOUNDS
+
 WIDTH = 110
 LONGEST_NAME = 24
 
@@ -109,7 +111,8 @@ def _headlines(report: dict[str, Any]) -> str:
 
 def _calibration(found: dict[str, Any]) -> str:
     before, after = (interval(found[side]["ece"]) for side in ("before", "after"))
-    return f"ECE {before}, calibrated {after} (temperature {found['temperature']:.2f})"
+    bound = ", as far as is tried" if found["temperature"] in BOUNDS else ""
+    return f"ECE {before}, calibrated {after} (temperature {found['temperature']:.2f}{bound})"
 
 
 def _classes(classes: dict[str, dict[str, Any]], columns: dict[str, str], heading: str) -> str:
