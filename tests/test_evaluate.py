@@ -71,7 +71,8 @@ def test_tables_of_others_leave_their_results_where_they_shall(tables, tmp_path)
     score = report["competition"]["score"]
     assert score["value"] == pytest.approx(wanted)
     assert score["low"] < score["value"] < score["high"]
-    assert sorted(path.name for path in out.iterdir()) == ["metrics.json", "roc.png"]
+    names = ["calibration.json", "metrics.json", "reliability.png", "roc.png"]
+    assert sorted(path.name for path in out.iterdir()) == names
 
 
 def test_one_class_an_image_has_a_confusion_matrix(tmp_path, caplog):
@@ -143,7 +144,8 @@ def test_thresholds_of_validation_are_kept_and_judge_the_test_split(run, tmp_pat
     report = json.loads((run / "metrics.json").read_text())
     kept = json.loads((run / "thresholds.json").read_text())
     assert report["split"] == kept["split"] == "validation split, by image, 10 %, seed 0"
-    assert f"Wrote {run}: metrics.json, roc.png, thresholds.json." in caplog.text
+    names = "metrics.json, roc.png, reliability.png, thresholds.json, calibration.json"
+    assert f"Wrote {run}: {names}." in caplog.text
     targets, probs = planted(60)
     assert report["overall"]["macro_auroc"]["value"] == pytest.approx(
         roc_auc_score(targets, probs, average="macro"), abs=1e-4
@@ -169,6 +171,108 @@ def test_the_run_s_own_criterion_chooses(run):
     assert Thresholds.read(run, NAMES).criterion == "youden"
 
 
+@pytest.mark.parametrize(
+    ("flags", "words", "stored"),
+    [
+        (["youden"], "best sensitivity + specificity", {"criterion": "youden"}),
+        (["sensitivity"], "sensitivity of at least 0.95", {"sensitivity": 0.95}),
+        (["sensitivity", "--sensitivity", "0.8"], "at least 0.8", {"sensitivity": 0.8}),
+    ],
+)
+def test_thresholds_are_chosen_anew_by_another_criterion(run, tmp_path, flags, words, stored):
+    evaluate.main(["--run", str(run), "--no-intervals", "--threshold-criterion", *flags])
+    kept = json.loads((run / "thresholds.json").read_text())
+    assert kept | stored == kept
+    report = json.loads((run / "metrics.json").read_text())
+    assert words in report["thresholds"]
+    for name in NAMES:
+        assert report["classes"][name]["sensitivity"]["value"] >= stored.get("sensitivity", 0)
+    # The test split is called by them.
+    evaluate.main(["--run", str(run), "--split", "test", "--output", str(tmp_path / "t")])
+    report = json.loads((tmp_path / "t" / "metrics.json").read_text())
+    assert words in report["thresholds"]
+
+
+def test_the_run_s_own_wished_sensitivity_chooses(run):
+    config = TrainConfig(threshold_criterion="sensitivity", sensitivity=0.7)
+    write_json(run / "config.json", config.to_json())
+    evaluate.main(["--run", str(run), "--no-intervals"])
+    assert str(Thresholds.read(run, NAMES)).startswith("sensitivity of at least 0.7")
+
+
+def test_tables_of_others_get_thresholds_where_they_shall(tables, tmp_path):
+    flags = ["--predictions", str(tmp_path / "P.csv"), "--labels", str(tmp_path / "L.csv")]
+    flags += ["--threshold-criterion", "f1", "--no-intervals", "--output", str(tmp_path / "out")]
+    evaluate.main(flags)
+    assert Thresholds.read(tmp_path / "out", NAMES).judged_on == "L.csv"
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--threshold-criterion", "f1", "--split", "test", "--output", "o"], "is for the val"),
+        (["--threshold-criterion", "f1", "--thresholds", "t.json"], "--thresholds would do noth"),
+        (["--threshold-criterion", "f1", "--sensitivity", "0.9"], "--sensitivity is for --thresh"),
+        (["--threshold-criterion", "sensitivity", "--sensitivity", "2"], "--sensitivity is 2"),
+        (["--prior-shift", "--predictions", "P.csv"], "--prior-shift would do nothing"),
+    ],
+)
+def test_what_a_run_is_not_judged_by_is_refused(run, refused, match, flags, said):
+    match(said, refused(evaluate.main, "--run", run, *flags))
+
+
+def test_one_class_an_image_has_no_thresholds_to_choose(run, refused, match):
+    toml = (run / "competition.toml").read_text()
+    (run / "competition.toml").write_text(toml.replace('"multilabel"', '"multiclass"'))
+    manifest = pd.read_csv(run / "manifest.csv", keep_default_na=False, dtype=str)
+    write_csv(run / "manifest.csv", manifest.assign(label=NAMES[0]))
+    flags = ["--run", run, "--threshold-criterion", "youden"]
+    match("--threshold-criterion is for findings", refused(evaluate.main, *flags))
+
+
+def test_the_temperature_of_validation_is_kept_and_judges_the_test_split(run, tmp_path, caplog):
+    with caplog.at_level("INFO", "xraycomp"):
+        evaluate.main(["--run", str(run)])
+    report = json.loads((run / "metrics.json").read_text())["calibration"]
+    kept = json.loads((run / "calibration.json").read_text())
+    assert kept == {key: report[key] for key in ("temperature", "fitted_on")}
+    assert kept["fitted_on"] == "validation split, by image, 10 %, seed 0"
+    ece = report["before"]["ece"]
+    said = f"calibration  ECE {ece['value']:.3f} ({ece['low']:.3f}-{ece['high']:.3f}), calibrated "
+    assert said in caplog.text
+    assert f"(temperature {kept['temperature']:.2f})" in caplog.text
+    evaluate.main(["--run", str(run), "--split", "test", "--output", str(tmp_path / "t")])
+    test = json.loads((tmp_path / "t" / "metrics.json").read_text())["calibration"]
+    assert {key: test[key] for key in kept} == kept
+    assert not (tmp_path / "t" / "calibration.json").exists()
+    # Another's table has another temperature.
+    flags = ["--predictions", str(run / "predictions" / "test.csv"), "--no-intervals"]
+    flags = ["--run", str(run), "--split", "test", *flags, "--output", str(tmp_path / "o")]
+    evaluate.main(flags)
+    other = json.loads((tmp_path / "o" / "calibration.json").read_text())
+    assert other["fitted_on"] == "test split, by image, 0 %, seed 0"
+
+
+def test_a_run_without_a_temperature_says_how_to_fit_it(run, refused, match):
+    evaluate.main(["--run", str(run), "--no-intervals"])
+    (run / "calibration.json").unlink()
+    flags = ["--run", run, "--split", "test", "--output", "out"]
+    match("no temperature .*Fit it anew with", refused(evaluate.main, *flags))
+
+
+def test_another_mix_of_classes_is_shown_without_and_with_it(run, tmp_path, caplog):
+    evaluate.main(["--run", str(run), "--no-intervals"])
+    flags = ["--run", str(run), "--split", "test", "--output", str(tmp_path / "t")]
+    with caplog.at_level("INFO", "xraycomp"):
+        evaluate.main([*flags, "--prior-shift"])
+    assert "Shares of the classes among the 60 images:" in caplog.text
+    report = json.loads((tmp_path / "t" / "metrics.json").read_text())
+    loss = report["overall"]["log_loss"]["value"]
+    rows = [line for line in caplog.text.splitlines() if line.startswith("log loss")]
+    assert len(rows) == 1
+    assert rows[0].split()[2] == f"{loss:.3f}"
+
+
 def test_another_table_does_not_take_the_place_of_the_run_s_own_results(run, refused, match):
     flags = ["--run", run, "--predictions", run / "predictions/val.csv"]
     match("--output FOLDER", refused(evaluate.main, *flags))
@@ -192,16 +296,19 @@ def test_one_door_for_both_kinds(tmp_path):
     assert results.report == judge(competition, *seen, resamples=9)
     assert results.report["note"] == "drawn phantoms, not X-rays"
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(results.files)
-    assert set(results.files) == {"confusion.png", "metrics.json", "roc.png"}
+    both = {"calibration.json", "metrics.json", "reliability.png", "roc.png"}
+    assert set(results.files) == {"confusion.png", *both}
     findings = dataclasses.replace(competition, task="multilabel", metric="auroc")
     kept = write_results(tmp_path / "kept", findings, *seen, thresholds="youden", resamples=9)
-    assert set(kept.files) == {"metrics.json", "roc.png", "thresholds.json"}
+    assert set(kept.files) == {"thresholds.json", *both}
     assert Thresholds.read(tmp_path / "kept", NAMES) == kept.thresholds
     assert kept.thresholds.criterion == "youden"
-    again = write_results(tmp_path / "again", findings, *seen, thresholds=kept.thresholds)
+    options = {"thresholds": kept.thresholds, "calibration": kept.calibration}
+    again = write_results(tmp_path / "again", findings, *seen, **options, resamples=9)
     assert again.thresholds is kept.thresholds
+    assert again.calibration is kept.calibration
     assert sorted(path.name for path in (tmp_path / "again").iterdir()) == sorted(again.files)
-    assert set(again.files) == {"metrics.json", "roc.png"}
+    assert set(again.files) == both - {"calibration.json"}
     targets[0, 1] = np.nan
     report = judge(findings, targets, probs, "test split", resamples=9)
     assert report["thresholds"] == "0.5 for all"

@@ -16,10 +16,12 @@ from xraycomp.data.competition import Competition, Labelled
 from xraycomp.data.labels import is_labelled
 from xraycomp.data.matching import Reading, match_tables
 from xraycomp.data.predictions import labelled_rows, read_predictions
+from xraycomp.judging.calibration import Calibration
 from xraycomp.judging.metrics import judge
+from xraycomp.judging.prior_shift import Reference, fit_reference, show_shift
 from xraycomp.judging.results import write_results
 from xraycomp.judging.table import format_table
-from xraycomp.judging.thresholds import Criterion, Thresholds
+from xraycomp.judging.thresholds import Criterion, Thresholds, named_criterion
 from xraycomp.model.run import RunFolder
 
 log = logging.getLogger("xraycomp.evaluate")  # run as a command, __name__ is __main__
@@ -35,6 +37,8 @@ HELP = Help(
         "Reading the tables": "columns classes label_column prediction_id label_id separator "
         "none task",
         "Images": "image_list split_name",
+        "Another mix of classes": "prior_shift",
+        "Thresholds": "threshold_criterion sensitivity",
     },
 )
 
@@ -84,6 +88,14 @@ class EvaluateConfig:
     thresholds: Path | None = None
     """The thresholds.json at which findings are called. Default: chosen on a run's val split; kept
     for its other splits; 0.5 without a run."""
+    threshold_criterion: Literal["", "f1", "youden", "sensitivity"] = ""
+    """Choose thresholds anew on these images: for the best F1, the best sensitivity + specificity
+    (youden), or the highest that reach --sensitivity. Default: as the run was trained."""
+    sensitivity: float = 0.95
+    """Share of a finding's images that are to be called, for --threshold-criterion sensitivity."""
+    prior_shift: bool = False
+    """Also show the figures with probabilities corrected for the mix of classes of these images, as
+    predict --prior-shift does; needs a run."""
     intervals: bool = True
     """Give every figure its 95 % interval; without, only where there is a formula, and fast."""
     output: Path | None = None
@@ -100,9 +112,13 @@ class Evidence:
     probs: NDArray[np.floating]
     judged_on: str
     thresholds: Thresholds | Criterion | None
+    calibration: Calibration | None
+    """None: fitted on these images."""
     folder: Path | None
     """Where the results go; None: they are only shown."""
     remarks: tuple[str, ...] = ()
+    reference: Reference | None = None
+    """From where probabilities are corrected for another mix of classes, if that is asked for."""
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
@@ -111,19 +127,25 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     Raises ``UserError`` for a missing split, unlabelled images, images without a prediction, and
     tables that do not fit each other.
     """
+    wished = config.sensitivity != EvaluateConfig.sensitivity
+    if wished and config.threshold_criterion != "sensitivity":
+        raise UserError(
+            "--sensitivity is for --threshold-criterion sensitivity. Give both, or leave it out."
+        )
     if config.run is not None and config.labels is not None:
         raise UserError("Give --run, which has its labels, or --labels, not both.")
     if config.run is not None:
         refuse_flags(config, _FOR_TABLES, "--run, which settles that")
         given = _read_run(config, RunFolder.open(config.run))
     elif config.labels is not None and config.predictions is not None:
-        refuse_flags(config, {"split"}, "--labels")
+        refuse_flags(config, {"split", "prior_shift"}, "--labels")
         given = _read_tables(config, config.predictions, config.labels)
     else:
         raise UserError("Say what to judge: --run RUN, or --predictions P.csv --labels L.csv.")
     asked = (given.competition, given.targets, given.probs, given.judged_on)
     options: dict[str, Any] = {
         "thresholds": given.thresholds,
+        "calibration": given.calibration,
         "resamples": 1000 if config.intervals else 0,
     }
     files: tuple[str, ...] = ()
@@ -135,12 +157,19 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     for remark in given.remarks:
         log.info(remark)
     log.info("\n%s\n", format_table(report))
+    if given.reference:
+        shown = (given.competition, given.targets, given.probs, given.reference, report)
+        log.info("%s\n", show_shift(*shown))
+        if config.split == "val":
+            log.info("The correction was fitted on these images: it looks too good on them.\n")
     if files:
         log.info("Wrote %s: %s.", given.folder, ", ".join(files))
     return report
 
 
 def _read_run(config: EvaluateConfig, run: RunFolder) -> Evidence:
+    if config.predictions:
+        refuse_flags(config, {"prior_shift"}, "--predictions, since it starts from the run's own")
     competition, manifest, split = run.competition(), run.manifest(), config.split
     if not is_labelled(manifest["label"][manifest["split"] == split]).any():
         raise UserError(f"{run.path} has no labelled split {split!r}. Choose val or train.")
@@ -150,11 +179,35 @@ def _read_run(config: EvaluateConfig, run: RunFolder) -> Evidence:
     folder = config.output
     if folder is None and (config.predictions or split != "val"):
         raise UserError("Say where the results shall go with --output FOLDER.")
-    thresholds: Thresholds | Criterion | None = run.config().threshold_criterion
-    if config.thresholds or split != "val":
-        thresholds = _read_thresholds(config.thresholds or run.path, competition)
-    judged_on = run.config().split_plan().describe(split, manifest)
-    return Evidence(competition, targets, probs, judged_on, thresholds, folder or run.path)
+    if config.threshold_criterion and split != "val":
+        raise UserError(
+            f"--threshold-criterion is for the val split; on {split} findings are called as that "
+            "one has chosen. Leave it out."
+        )
+    trained = run.config()
+    thresholds = _thresholds(config, competition)
+    if split != "val":
+        thresholds = thresholds or _read_thresholds(run.path, competition)
+    elif not thresholds:
+        thresholds = named_criterion(trained.threshold_criterion, trained.sensitivity)
+    # What others predict has not the run's temperature.
+    own = split != "val" and not config.predictions
+    return Evidence(
+        competition,
+        targets,
+        probs,
+        judged_on=trained.split_plan().describe(split, manifest),
+        thresholds=thresholds,
+        calibration=Calibration.read(run.path) if own else None,
+        folder=folder or run.path,
+        reference=_reference(run) if config.prior_shift else None,
+    )
+
+
+def _reference(run: RunFolder) -> Reference:
+    competition = run.competition()
+    known = labelled_rows(run.manifest(), "val", run.predictions("val"), competition.classes)
+    return fit_reference(competition, *known)
 
 
 def _read_tables(config: EvaluateConfig, predictions: Path, labels: Path) -> Evidence:
@@ -185,10 +238,26 @@ def _read_tables(config: EvaluateConfig, predictions: Path, labels: Path) -> Evi
         matched.targets,
         matched.probs,
         judged_on=config.split_name or (config.image_list or labels).name,
-        thresholds=_read_thresholds(config.thresholds, competition) if config.thresholds else None,
+        thresholds=_thresholds(config, competition),
+        calibration=None,
         folder=config.output,
         remarks=matched.remarks,
     )
+
+
+def _thresholds(config: EvaluateConfig, competition: Competition) -> Thresholds | Criterion | None:
+    """What the flags say of thresholds, if anything."""
+    if not config.threshold_criterion:
+        return _read_thresholds(config.thresholds, competition) if config.thresholds else None
+    refuse_flags(config, {"thresholds"}, "--threshold-criterion")
+    if not competition.multilabel:
+        raise UserError(
+            "--threshold-criterion is for findings; here an image has one class and is called the "
+            "most probable one. Leave it out."
+        )
+    if config.run is None and config.output is None:
+        raise UserError("Say with --output FOLDER where the chosen thresholds.json shall go.")
+    return named_criterion(config.threshold_criterion, config.sensitivity)
 
 
 def _read_thresholds(path: Path, competition: Competition) -> Thresholds | None:

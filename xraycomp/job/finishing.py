@@ -9,10 +9,11 @@ from xraycomp.data.files import write_csv, write_text
 from xraycomp.data.predictions import labelled_rows
 from xraycomp.data.submission import expected_ids, write_submission
 from xraycomp.job.beginning import Job
+from xraycomp.judging.calibration import Calibration
 from xraycomp.judging.metrics import PHANTOMS
 from xraycomp.judging.results import write_results
 from xraycomp.judging.table import format_table
-from xraycomp.judging.thresholds import Criterion, Thresholds
+from xraycomp.judging.thresholds import Criterion, Thresholds, named_criterion
 from xraycomp.model.checkpoint import load_best
 from xraycomp.model.inference import predict_split
 
@@ -33,7 +34,10 @@ def finish(job: Job, tables: dict[str, pd.DataFrame]) -> None:
     config, run, dataset = job.config, job.run, job.dataset
     competition = job.source.competition
     files = ["config.json"]
-    thresholds: Thresholds | Criterion | None = config.threshold_criterion
+    thresholds: Thresholds | Criterion | None = named_criterion(
+        config.threshold_criterion, config.sensitivity
+    )
+    calibration: Calibration | None = None
     for split, table in tables.items():
         write_csv(run.predictions_path(split), table)
         files.append(f"predictions/{split}.csv")
@@ -42,10 +46,10 @@ def finish(job: Job, tables: dict[str, pd.DataFrame]) -> None:
             continue
         folder = run.path if split == "val" else run.path / split
         judged_on = config.split_plan().describe(split, dataset.manifest)
-        results = write_results(
-            folder, competition, targets, probs, judged_on, thresholds=thresholds
-        )
-        thresholds = results.thresholds  # the test split is called as validation has chosen
+        asked = (folder, competition, targets, probs, judged_on)
+        results = write_results(*asked, thresholds=thresholds, calibration=calibration)
+        # The test split is called, and calibrated, as validation has chosen.
+        thresholds, calibration = results.thresholds, results.calibration
         log.info("\n%s: %s\n\n%s\n", competition.slug, judged_on, format_table(results.report))
         files += [(folder / name).relative_to(run.path).as_posix() for name in results.files]
     if competition.submission:
