@@ -93,11 +93,11 @@ def _headlines(report: dict[str, Any]) -> str:
     lines = [["images", f"{report['n']:,}"], ["judged", report["split"]]]
     if "thresholds" in report:
         lines.append(["thresholds", report["thresholds"]])
-    lines += [[name, _interval(overall[figure])] for figure, name in names.items()]
+    lines += [[name, interval(overall[figure])] for figure, name in names.items()]
     for form in ("score", "public", "private"):
         if form in competition:
             kind = "" if form == "score" else f", {form} form"
-            score = f"{_interval(competition[form])}  {competition['metric']}{kind}"
+            score = f"{interval(competition[form])}  {competition['metric']}{kind}"
             lines.append(["competition", score])
     text = "\n".join(f"{name:<13}{text}" for name, text in lines)
     # Nobody asked for intervals: that there are none is no news.
@@ -107,8 +107,8 @@ def _headlines(report: dict[str, Any]) -> str:
 def _classes(classes: dict[str, dict[str, Any]], columns: dict[str, str], heading: str) -> str:
     rows = [[heading, *columns.values()]]
     for name, figures in classes.items():
-        rows.append([_short(name), *(_cell(key, figures[key]) for key in columns)])
-    return _aligned(rows)
+        rows.append([shorten(name), *(_cell(key, figures[key]) for key in columns)])
+    return aligned(rows)
 
 
 def _cell(figure: str, value: Any) -> str:
@@ -116,11 +116,11 @@ def _cell(figure: str, value: Any) -> str:
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:.3f}"
-    return _interval(value) if figure == "auroc" else _number(value["value"])
+    return interval(value) if figure == "auroc" else _number(value["value"])
 
 
 def _confusion(report: dict[str, Any]) -> str:
-    names = [_short(name) for name in report["classes"]]
+    names = [shorten(name) for name in report["classes"]]
     counts = [[f"{count:,}" for count in row] for row in report["confusion"]]
     title = "confusion matrix: a row a true class, a column a predicted class"
     table = _with_header(names, names, counts)
@@ -135,11 +135,11 @@ def _with_header(
     rows: list[str], columns: list[str], cells: list[list[str]], gap: str = "  "
 ) -> str:
     lines = [[row, *line] for row, line in zip(rows, cells, strict=True)]
-    return _aligned([["", *columns], *lines], gap)
+    return aligned([["", *columns], *lines], gap)
 
 
-def _aligned(rows: list[list[str]], gap: str = "  ") -> str:
-    """First column to the left, the others to the right."""
+def aligned(rows: list[list[str]], gap: str = "  ") -> str:
+    """Cells as lines of text: the first column to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         gap.join(
@@ -154,7 +154,8 @@ def _number(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.3f}"
 
 
-def _interval(entry: Entry) -> str:
+def interval(entry: Entry) -> str:
+    """A figure and in brackets its interval, ``0.912 (0.873-0.941)``, n/a what is not defined."""
     if entry["value"] is None:
         return "n/a"
     return f"{_number(entry['value'])} ({_number(entry['low'])}-{_number(entry['high'])})".replace(
@@ -162,5 +163,6 @@ def _interval(entry: Entry) -> str:
     )
 
 
-def _short(name: str) -> str:
+def shorten(name: str) -> str:
+    """A name cut to what a table has room for."""
     return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 3] + "..."
