@@ -1,0 +1,100 @@
+"""Labels that a model which has not learned them contradicts: perhaps it is the label that errs."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from xraycomp.judging.checks import checked
+from xraycomp.judging.intervals import FloatArray, IntArray, ratio
+
+DOUBTS = "label_doubts.csv"
+
+NOT = "not "
+
+
+def doubt_labels(
+    images: Sequence[str],
+    targets: ArrayLike,
+    probs: ArrayLike,
+    class_names: Sequence[str],
+    *,
+    one_class: bool,
+) -> pd.DataFrame:
+    """The labels that held-out predictions contradict, the most contradicted first.
+
+    Confident learning (Northcutt, Jiang and Chuang 2021, JAIR 70:1373): the probability of a class
+    is measured from the mean of those that images labelled so get, so that a class that the model
+    is never sure of does not fill the list. A label is doubted where another class then has more
+    than its own, and ranked by how much (the normalised margin). In multilabel each finding is a
+    pair of classes, the finding and its absence, on the images of which it is known.
+
+    Parameters
+    ----------
+    images : n ids
+    targets : array of shape (n, k) of 1, 0 and NaN (unknown); ``one_class``: one 1 a row, else 0
+    probs : float array of shape (n, k) in [0, 1], of a model that has not learned these images
+    class_names : k different names
+    one_class : whether each image has just one class
+
+    Returns
+    -------
+    table with the columns ``image``, ``label``, ``label_prob``, ``suggested`` and
+    ``suggested_prob``; of a finding these are ``name`` and ``not name``
+
+    Raises
+    ------
+    UserError
+        When shapes, values or names do not fit.
+    """
+    true, scores = checked(targets, probs, class_names, one_class=one_class)
+    parts = []
+    if one_class:
+        parts.append(_doubt(np.arange(len(true)), true, scores, list(class_names)))
+    else:
+        for name, target, score in zip(class_names, true.T, scores.T, strict=True):
+            rows = np.flatnonzero(~np.isnan(target))
+            either = np.stack([1 - target[rows], target[rows]], axis=1)
+            pair = np.stack([1 - score[rows], score[rows]], axis=1)
+            parts.append(_doubt(rows, either, pair, [NOT + name, name]))
+    table = pd.concat(parts).sort_values("margin", kind="stable", ignore_index=True)
+    table.insert(0, "image", [images[row] for row in table.pop("row")])
+    return table.drop(columns="margin")
+
+
+def _doubt(rows: IntArray, true: FloatArray, probs: FloatArray, names: list[str]) -> pd.DataFrame:
+    """The doubted of m images with one of k classes each; ``rows`` (m,) says which they are."""
+    means = ratio((true * probs).sum(axis=0), true.sum(axis=0))
+    # A class that no image has cannot be suggested.
+    beyond = np.where(np.isnan(means), -np.inf, probs - np.nan_to_num(means))
+    label = true.argmax(axis=1)
+    at = np.arange(len(rows))
+    others = np.where(true == 1, -np.inf, beyond)
+    other = others.argmax(axis=1)
+    margin = beyond[at, label] - others[at, other]
+    found = np.flatnonzero(margin < 0)
+    return pd.DataFrame(
+        {
+            "row": rows[found],
+            "label": [names[c] for c in label[found]],
+            "label_prob": probs[found, label[found]],
+            "suggested": [names[c] for c in other[found]],
+            "suggested_prob": probs[found, other[found]],
+            "margin": margin[found],
+        }
+    )
+
+
+def format_doubts(doubts: pd.DataFrame, shown: int = 10) -> str:
+    """The first of the table as text for the terminal; no newline at the end."""
+    if doubts.empty:
+        return "No label is contradicted by a confident prediction."
+    lines = [
+        f"{row.image}: labelled {row.label} ({row.label_prob:.3f}), looks like {row.suggested} "
+        f"({row.suggested_prob:.3f})"
+        for row in doubts[:shown].itertuples()
+    ]
+    head = f"{len(doubts):,} labels are contradicted by predictions that have not learned them"
+    most = f"; the {len(lines)} most so" if len(doubts) > len(lines) else ""
+    return "\n".join([f"{head}{most} (in brackets the probability):", *lines])
