@@ -2,22 +2,34 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from xraycomp.console.command import parse_flags, refuse_flags, run_command
 from xraycomp.console.errors import UserError
 from xraycomp.console.help import Help
 from xraycomp.data.competition import Competition, Labelled
+from xraycomp.data.files import write_json
 from xraycomp.data.labels import is_labelled
 from xraycomp.data.matching import Reading, match_tables
-from xraycomp.data.predictions import labelled_rows, read_predictions
-from xraycomp.judging.metrics import judge
+from xraycomp.data.predictions import labelled_images, labelled_rows, read_predictions
+from xraycomp.data.source import open_source
+from xraycomp.judging.comparison import COMPARISON, compare, format_comparison, same_images
+from xraycomp.judging.doubts import doubt_labels, format_doubts, pool_held_out, write_doubts
+from xraycomp.judging.metrics import PHANTOMS, judge
 from xraycomp.judging.results import write_results
+from xraycomp.judging.slices import (
+    SLICES,
+    check_slices,
+    format_slices,
+    judge_slices,
+    slice_columns,
+)
 from xraycomp.judging.table import format_table
 from xraycomp.judging.thresholds import Criterion, Thresholds
 from xraycomp.model.run import RunFolder
@@ -29,8 +41,10 @@ HELP = Help(
     examples=(
         "--run runs/NAME",
         "--predictions mean.csv --labels truth.csv --output results/",
+        "--compare runs/A runs/B",
+        "--doubts runs/FOLD0 runs/FOLD1 --output doubts/",
     ),
-    first="run split predictions labels output thresholds metric intervals",
+    first="run split predictions labels output compare slices doubts thresholds metric intervals",
     groups={
         "Reading the tables": "columns classes label_column prediction_id label_id separator "
         "none task",
@@ -43,6 +57,9 @@ _FOR_TABLES = {
     *("label_id", "separator", "none", "task", "metric"),
 }
 """Flags that say how to read tables, of which a run knows everything."""
+
+_FOR_ONE = {"run", "predictions", "thresholds", "slices", "intervals"}
+"""Flags that say how the predictions of one are judged."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +101,14 @@ class EvaluateConfig:
     thresholds: Path | None = None
     """The thresholds.json at which findings are called. Default: chosen on a run's val split; kept
     for its other splits; 0.5 without a run."""
+    compare: tuple[Path, ...] = ()
+    """Two runs, or with --labels two tables of predictions; tells whether the second is better than
+    the first on the same images."""
+    slices: tuple[str, ...] = ()
+    """Columns whose slices of a run's images are shown, such as view sex age. Default: all."""
+    doubts: tuple[Path, ...] = ()
+    """Runs, such as all folds; lists the labels that what they predict of images which they held
+    out contradicts, with the films."""
     intervals: bool = True
     """Give every figure its 95 % interval; without, only where there is a formula, and fast."""
     output: Path | None = None
@@ -96,28 +121,35 @@ class Evidence:
     """Probabilities and the truth, and how they are judged."""
 
     competition: Competition
+    images: list[str]
     targets: NDArray[np.floating]
     probs: NDArray[np.floating]
     judged_on: str
-    thresholds: Thresholds | Criterion | None
-    folder: Path | None
+    thresholds: Thresholds | Criterion | None = None
+    folder: Path | None = None
     """Where the results go; None: they are only shown."""
     remarks: tuple[str, ...] = ()
+    slice_by: pd.DataFrame | None = None
+    """What a run's images can be sliced by."""
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
-    """Do what ``config`` describes and return the report.
+    """Do what ``config`` describes and return the report, or what else was found.
 
     Raises ``UserError`` for a missing split, unlabelled images, images without a prediction, and
     tables that do not fit each other.
     """
+    if config.compare:
+        return _compare(config)
+    if config.doubts:
+        return _doubt(config)
     if config.run is not None and config.labels is not None:
         raise UserError("Give --run, which has its labels, or --labels, not both.")
     if config.run is not None:
         refuse_flags(config, _FOR_TABLES, "--run, which settles that")
         given = _read_run(config, RunFolder.open(config.run))
     elif config.labels is not None and config.predictions is not None:
-        refuse_flags(config, {"split"}, "--labels")
+        refuse_flags(config, {"split", "slices"}, "--labels")
         given = _read_tables(config, config.predictions, config.labels)
     else:
         raise UserError("Say what to judge: --run RUN, or --predictions P.csv --labels L.csv.")
@@ -126,35 +158,132 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         "thresholds": given.thresholds,
         "resamples": 1000 if config.intervals else 0,
     }
-    files: tuple[str, ...] = ()
-    if given.folder is None:
-        report = judge(*asked, **options)
-    else:
-        results = write_results(given.folder, *asked, **options)
-        report, files = results.report, results.files
+    if given.slice_by is not None:
+        check_slices(config.slices, given.slice_by.columns)
     for remark in given.remarks:
         log.info(remark)
+    if given.folder is None:
+        report = judge(*asked, **options)
+        log.info("\n%s\n", format_table(report))
+        return report
+    results = write_results(given.folder, *asked, **options)
+    report, files = results.report, list(results.files)
     log.info("\n%s\n", format_table(report))
-    if files:
-        log.info("Wrote %s: %s.", given.folder, ", ".join(files))
+    if given.slice_by is not None:
+        options["thresholds"] = results.thresholds
+        slices = judge_slices(*asked, given.slice_by, **options)
+        write_json(given.folder / SLICES, slices)
+        files.append(SLICES)
+        log.info("%s\n", format_slices(slices, config.slices))
+    log.info("Wrote %s: %s.", given.folder, ", ".join(files))
     return report
 
 
-def _read_run(config: EvaluateConfig, run: RunFolder) -> Evidence:
-    competition, manifest, split = run.competition(), run.manifest(), config.split
+def _compare(config: EvaluateConfig) -> dict[str, Any]:
+    refuse_flags(config, {*_FOR_ONE, "doubts"}, "--compare")
+    if len(config.compare) != 2:
+        raise UserError(
+            f"--compare needs two runs, or two tables of predictions and --labels; "
+            f"{len(config.compare)} were given."
+        )
+    paths, names = config.compare, (str(config.compare[0]), str(config.compare[1]))
+    first = _read_one(config, paths[0])
+    second = _read_one(replace(config, classes=first.competition.classes), paths[1])
+    if first.competition.classes != second.competition.classes:
+        raise UserError(f"{names[0]} and {names[1]} have different classes. Judge each by itself.")
+    places = same_images(names, (first.images, second.images), (first.targets, second.targets))
+    kept = [None if config.labels else _read_thresholds(p, first.competition) for p in paths]
+    comparison = compare(
+        first.competition,
+        first.targets,
+        (first.probs, second.probs[places]),
+        names,
+        first.judged_on,
+        thresholds=(kept[0], kept[1]),
+    )
+    log.info("\n%s\n", format_comparison(comparison))
+    if config.output:
+        write_json(config.output / COMPARISON, comparison)
+        log.info("Wrote %s.", config.output / COMPARISON)
+    return comparison
+
+
+def _read_one(config: EvaluateConfig, path: Path) -> Evidence:
+    """One of two that are compared."""
+    if config.labels:
+        refuse_flags(config, {"split"}, "--labels")
+        return _read_tables(config, path, config.labels)
+    if path.is_file():
+        raise UserError(f"{path} is a table. Name the table of the labels with --labels.")
+    refuse_flags(config, _FOR_TABLES - {"classes"}, "runs, which settle that")
+    return _read_split(RunFolder.open(path), config.split)
+
+
+def _doubt(config: EvaluateConfig) -> dict[str, Any]:
+    refuse_flags(config, {*_FOR_ONE, *_FOR_TABLES, "labels"}, "--doubts")
+    if config.split == "train":
+        raise UserError("The runs have learned the labels of --split train. Choose val or test.")
+    runs = [RunFolder.open(path) for path in config.doubts]
+    folder = config.output or (runs[0].path if len(runs) == 1 else None)
+    if folder is None:
+        raise UserError("Say where the doubts of several runs shall go with --output FOLDER.")
+    parts = [_read_split(run, config.split) for run in runs]
+    competition = parts[0].competition
+    if any(part.competition.classes != competition.classes for part in parts):
+        raise UserError("The runs have different classes. Take those of one competition's folds.")
+    images, targets, probs = pool_held_out([(p.images, p.targets, p.probs) for p in parts])
+    one_class = not competition.multilabel
+    doubts = doubt_labels(images, targets, probs, competition.classes, one_class=one_class)
+    log.info("\n%s\n", format_doubts(doubts))
+    title = f"{competition.slug}: labels to look at again, of {len(images):,} images"
+    note = PHANTOMS if competition.drawn else None
+    files = write_doubts(folder, doubts, _find_films(runs), title, note)
+    log.info("Wrote %s: %s.", folder, ", ".join(files))
+    return {"n": len(images), "doubts": len(doubts)}
+
+
+def _find_films(runs: list[RunFolder]) -> dict[str, Path] | None:
+    """The files of the runs' images, where they are here."""
+    found: dict[str, Path] = {}
+    for run in runs:
+        config, manifest = run.config(), run.manifest()
+        try:
+            source = open_source(run.competition(), config.data, config.data_dir)
+        except UserError as error:
+            log.info("The doubts are listed without their films: %s", error)
+            return None
+        paths = [source.root / path for path in manifest["path"]]
+        found |= dict(zip(manifest["image"], paths, strict=True))
+    return found
+
+
+def _read_split(run: RunFolder, split: str, predictions: Path | None = None) -> Evidence:
+    """What a run, or another table, predicts of a labelled split."""
+    competition, manifest = run.competition(), run.manifest()
     if not is_labelled(manifest["label"][manifest["split"] == split]).any():
         raise UserError(f"{run.path} has no labelled split {split!r}. Choose val or train.")
-    path = config.predictions or run.predictions_path(split)
-    table = read_predictions(path, competition.classes)
+    table = read_predictions(predictions or run.predictions_path(split), competition.classes)
     targets, probs = labelled_rows(manifest, split, table, competition.classes)
-    folder = config.output
+    images = labelled_images(manifest, split, competition.classes)
+    return Evidence(
+        competition,
+        list(images["image"]),
+        targets,
+        probs,
+        judged_on=run.config().split_plan().describe(split, manifest),
+        slice_by=slice_columns(images, run.features()),
+    )
+
+
+def _read_run(config: EvaluateConfig, run: RunFolder) -> Evidence:
+    split, folder = config.split, config.output
+    given = _read_split(run, split, config.predictions)
     if folder is None and (config.predictions or split != "val"):
         raise UserError("Say where the results shall go with --output FOLDER.")
     thresholds: Thresholds | Criterion | None = run.config().threshold_criterion
     if config.thresholds or split != "val":
-        thresholds = _read_thresholds(config.thresholds or run.path, competition)
-    judged_on = run.config().split_plan().describe(split, manifest)
-    return Evidence(competition, targets, probs, judged_on, thresholds, folder or run.path)
+        thresholds = _read_thresholds(config.thresholds or run.path, given.competition)
+    return replace(given, thresholds=thresholds, folder=folder or run.path)
 
 
 def _read_tables(config: EvaluateConfig, predictions: Path, labels: Path) -> Evidence:
@@ -182,6 +311,7 @@ def _read_tables(config: EvaluateConfig, predictions: Path, labels: Path) -> Evi
     )
     return Evidence(
         competition,
+        matched.images,
         matched.targets,
         matched.probs,
         judged_on=config.split_name or (config.image_list or labels).name,

@@ -10,7 +10,13 @@ from sklearn import metrics as sk
 
 from xraycomp.console.errors import UserError
 from xraycomp.data.competition import Competition, Labelled
-from xraycomp.judging.slices import FEWEST, format_slices, judge_slices, slice_columns
+from xraycomp.judging.slices import (
+    FEWEST,
+    check_slices,
+    format_slices,
+    judge_slices,
+    slice_columns,
+)
 
 NAMES = ("Mass", "Effusion")
 FINDINGS = Competition(
@@ -108,7 +114,7 @@ def test_each_slice_is_judged_as_scikit_learn_judges_its_images():
     view = np.array(["PA", "AP", "LL"])[np.arange(300) % 3]
     probs[view == "AP"] = np.random.default_rng(1).random((100, 2))
     columns = pd.DataFrame({"view": view})
-    found = judge_slices(FINDINGS, targets, probs, columns, "val", resamples=50)
+    found = judge_slices(FINDINGS, targets, probs, "val", columns, resamples=50)
     assert json.loads(json.dumps(found)) == found
     assert found["slices"][0]["value"] == "AP"
     areas = [part["figures"]["macro_auroc"]["value"] for part in found["slices"]]
@@ -133,7 +139,7 @@ def test_small_slices_are_told_and_not_hidden():
     # The better of the two has one class only.
     targets[site == "a", 0] = 0
     found = judge_slices(
-        FINDINGS, targets, probs, pd.DataFrame({"site": site}), "val", resamples=20
+        FINDINGS, targets, probs, "val", pd.DataFrame({"site": site}), resamples=20
     )
     assert [part["value"] for part in found["slices"]] == ["a", "b"]
     assert found["slices"][1]["figures"]["accuracy"]["value"] is None
@@ -146,12 +152,12 @@ def test_small_slices_are_told_and_not_hidden():
 def test_a_column_that_is_not_there_names_those_that_are():
     targets, probs = planted(n=80)
     columns = pd.DataFrame({"view": ["PA", "AP"] * 40, "sex": ["M"] * 40 + ["F"] * 40})
-    found = judge_slices(FINDINGS, targets, probs, columns, "val", resamples=9)
+    found = judge_slices(FINDINGS, targets, probs, "val", columns, resamples=9)
     text = format_slices(found, ["sex"])
     assert "sex: M" in text
     assert "view" not in text
     with pytest.raises(UserError, match=r"no slices by age: .* slices by: (view, sex|sex, view)\)"):
-        format_slices(found, ["age", "sex"])
-    nothing = judge_slices(FINDINGS, targets, probs, columns[[]], "val")
+        check_slices(["age", "sex"], ["view", "sex"])
+    nothing = judge_slices(FINDINGS, targets, probs, "val", columns[[]])
     assert nothing["slices"] == []
     assert "There are no slices" in format_slices(nothing)

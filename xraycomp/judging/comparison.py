@@ -1,11 +1,14 @@
 """Two predictions of the same images: is one better, or is it the luck of these images?"""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
 from scipy.stats import binomtest
 
+from xraycomp.console.errors import UserError, listing
 from xraycomp.data.competition import Competition
 from xraycomp.judging.checks import checked
 from xraycomp.judging.figures import Counts, class_mean, f1
@@ -14,6 +17,8 @@ from xraycomp.judging.metrics import PHANTOMS
 from xraycomp.judging.resampling import resample
 from xraycomp.judging.table import aligned, shorten
 from xraycomp.judging.thresholds import NO_THRESHOLD, Thresholds, hard_labels
+
+COMPARISON = "comparison.json"
 
 OVERALL = {"macro_auroc": "macro AUROC", "macro_f1": "macro F1", "accuracy": "accuracy"}
 
@@ -105,6 +110,45 @@ def compare(
             "classes": dict(zip(classes, tests, strict=True)) if tests else {},
         },
     }
+
+
+def same_images(
+    names: tuple[str, str],
+    images: tuple[Sequence[str], Sequence[str]],
+    targets: tuple[NDArray[np.floating], NDArray[np.floating]],
+) -> NDArray[np.intp]:
+    """Where the second of two has each image of the first; int array of shape (n,).
+
+    Parameters
+    ----------
+    names : what to call the two
+    images : the ids of each one's images
+    targets : of those, shape (n, k)
+
+    Raises
+    ------
+    UserError
+        When not all images are in both, or some have other labels in one.
+    """
+    both = f"{names[0]} and {names[1]}"
+    if apart := sorted(set(images[0]) ^ set(images[1])):
+        raise UserError(
+            f"{both} are not judged on the same images: they have {len(images[0]):,} and "
+            f"{len(images[1]):,}, and {len(apart):,} are in one of them only ({listing(apart)}). "
+            "Compare them on a split that they share, such as --split test, or train both with "
+            "the same --seed, --val-fraction, --folds and --fold."
+        )
+    places = pd.Index(images[1]).get_indexer(pd.Index(images[0]))
+    first, second = targets[0], targets[1][places]
+    differ = ((first != second) & ~(np.isnan(first) & np.isnan(second))).any(axis=1)
+    if differ.any():
+        wrong = [images[0][row] for row in np.flatnonzero(differ).tolist()]
+        raise UserError(
+            f"{differ.sum():,} of {len(differ):,} images have other labels in {names[1]} than in "
+            f"{names[0]} ({listing(wrong)}). Train both on the same label table, or judge both "
+            "prediction tables by one with --labels."
+        )
+    return places
 
 
 def _figures(counts: Counts, auroc: FloatArray, multilabel: bool) -> Figures:

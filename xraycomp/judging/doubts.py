@@ -1,15 +1,22 @@
 """Labels that a model which has not learned them contradicts: perhaps it is the label that errs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
+from xraycomp.console.errors import UserError, listing
+from xraycomp.data.decode import load_gray
+from xraycomp.data.files import write_csv
 from xraycomp.judging.checks import checked
+from xraycomp.judging.contact_sheet import ON_SHEET, plot_doubts
 from xraycomp.judging.intervals import FloatArray, IntArray, ratio
 
 DOUBTS = "label_doubts.csv"
+SHEET = "label_doubts.png"
+FILM_SIZE = 384
 
 NOT = "not "
 
@@ -84,6 +91,65 @@ def _doubt(rows: IntArray, true: FloatArray, probs: FloatArray, names: list[str]
             "margin": margin[found],
         }
     )
+
+
+def pool_held_out(
+    parts: Sequence[tuple[Sequence[str], NDArray[np.floating], NDArray[np.floating]]],
+) -> tuple[list[str], FloatArray, FloatArray]:
+    """Join what several runs predict of the images that each of them held out.
+
+    An image that several held out gets the mean of their probabilities.
+
+    Parameters
+    ----------
+    parts : of each run its images, their targets and probabilities of shape (n, k)
+
+    Returns
+    -------
+    images, targets and probabilities of all, each image once
+
+    Raises ``UserError`` where runs have different labels of an image.
+    """
+    targets, probs = (
+        pd.concat([pd.DataFrame(part[i], index=list(part[0])) for part in parts]) for i in (1, 2)
+    )
+    labels = targets.fillna(-1).groupby(level=0, sort=False)
+    differ = (labels.nunique() > 1).any(axis=1)
+    if differ.any():
+        raise UserError(
+            f"{differ.sum():,} images have other labels in one run than in another "
+            f"({listing(list(differ.index[differ]))}). Give runs on the same label table."
+        )
+    first, mean = labels.first().replace(-1, np.nan), probs.groupby(level=0, sort=False).mean()
+    return list(first.index), first.to_numpy(np.float64), mean.to_numpy(np.float64)
+
+
+def write_doubts(
+    folder: Path,
+    doubts: pd.DataFrame,
+    paths: Mapping[str, Path] | None,
+    title: str,
+    note: str | None = None,
+) -> list[str]:
+    """Write ``label_doubts.csv``, and ``label_doubts.png`` with the films of the first.
+
+    Parameters
+    ----------
+    doubts : as `doubt_labels` gives it
+    paths : image -> its file; None: there are no files here, and no sheet
+    title, note : as in `plot_doubts`
+
+    Returns the names of the files that were written.
+    """
+    write_csv(folder / DOUBTS, doubts)
+    if paths is None or doubts.empty:
+        (folder / SHEET).unlink(missing_ok=True)  # that of earlier doubts
+        return [DOUBTS]
+    films = [load_gray(paths[image]) for image in doubts["image"][:ON_SHEET]]
+    for film in films:
+        film.thumbnail((FILM_SIZE, FILM_SIZE))
+    plot_doubts(folder / SHEET, doubts, films, title, note)
+    return [DOUBTS, SHEET]
 
 
 def format_doubts(doubts: pd.DataFrame, shown: int = 10) -> str:

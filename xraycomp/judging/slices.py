@@ -1,6 +1,6 @@
 """How good a model is on each part of the images: by view, sex, age, folder, size, brightness."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -90,8 +90,8 @@ def judge_slices(
     competition: Competition,
     targets: ArrayLike,
     probs: ArrayLike,
-    columns: pd.DataFrame,
     judged_on: str,
+    columns: pd.DataFrame,
     *,
     thresholds: Thresholds | None = None,
     resamples: int = 1000,
@@ -155,20 +155,21 @@ def _worst_first(found: dict[str, Any]) -> tuple[bool, float]:
     return (area is None, 0.0 if area is None else area)
 
 
-def format_slices(judged: dict[str, Any], columns: Sequence[str] = ()) -> str:
-    """Lay out what `judge_slices` returned as text, all ``columns`` or some; no newline at the end.
-
-    Raises ``UserError`` for a column that there is not.
-    """
-    slices, there = judged["slices"], list(dict.fromkeys(s["column"] for s in judged["slices"]))
-    if missing := [name for name in columns if name not in there]:
+def check_slices(asked: Sequence[str], columns: Iterable[str]) -> None:
+    """Raise ``UserError`` where a column that is ``asked`` for is none of ``columns``."""
+    there = list(columns)
+    if missing := [name for name in asked if name not in there]:
         raise UserError(
-            f"There are no slices by {listing(missing)}: no column of the manifest, or one "
-            f"of fewer than 2 or more than {MOST_VALUES} values (there are slices by: "
+            f"There are no slices by {listing(missing)}: no column of the manifest, or one of "
+            f"fewer than 2 or more than {MOST_VALUES} values (there are slices by: "
             f"{listing(there, MOST_VALUES) or 'nothing'}). Columns of the label table are named as "
             "[train.columns] in the competition's TOML."
         )
-    chosen = [found for found in slices if found["column"] in (columns or there)]
+
+
+def format_slices(judged: dict[str, Any], columns: Sequence[str] = ()) -> str:
+    """What `judge_slices` returned as text, of all ``columns`` or some; no newline at the end."""
+    chosen = [s for s in judged["slices"] if not columns or s["column"] in columns]
     if not chosen:
         return "There are no slices: the images are all of one folder, size and brightness."
     rows = [["slice", "images", "classes", *(f"{name} (95 % CI)" for name in FIGURES.values())]]
