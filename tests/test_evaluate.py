@@ -271,10 +271,8 @@ def test_two_runs_are_compared_on_the_same_images(run, tmp_path, caplog):
 def test_runs_of_other_images_or_labels_are_not_compared(run, tmp_path, refused, match):
     other = write_run(tmp_path / "other")
     manifest = pd.read_csv(other / "manifest.csv", keep_default_na=False, dtype=str)
-    wrong = manifest.assign(
-        label=manifest["label"].where(manifest["image"] != "val3", "|".join(NAMES))
-    )
-    write_csv(other / "manifest.csv", wrong)
+    labels = manifest["label"].where(manifest["image"] != "val3", "|".join(NAMES))
+    write_csv(other / "manifest.csv", manifest.assign(label=labels))
     said = r"1 of 60 images have other labels in .*other than in .*run \(val3\)\. Train both"
     match(said, refused(evaluate.main, "--compare", run, other))
     write_csv(other / "manifest.csv", manifest[manifest["image"] != "val3"])

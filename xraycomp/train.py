@@ -17,6 +17,7 @@ from xraycomp.console.help import HELP_FLAGS, Help
 from xraycomp.data.competition import Competition
 from xraycomp.data.dataset import Dataset, load_dataset
 from xraycomp.data.duplicates import copy_groups, count_copies, describe_copies, find_copies
+from xraycomp.data.features import measure_images
 from xraycomp.data.files import write_csv, write_text
 from xraycomp.data.findings import choose_findings
 from xraycomp.data.manifest import build_manifest
@@ -24,6 +25,7 @@ from xraycomp.data.predictions import labelled_rows
 from xraycomp.data.source import Source, choose_competition, has_files, open_source
 from xraycomp.data.split import split_manifest
 from xraycomp.data.submission import expected_ids, write_submission
+from xraycomp.judging.closer import look_closer
 from xraycomp.judging.metrics import PHANTOMS, epoch_scores
 from xraycomp.judging.results import write_results
 from xraycomp.judging.table import format_table
@@ -313,7 +315,9 @@ def _finish(job: Job, tables: dict[str, pd.DataFrame]) -> None:
     """Keep the predictions, judge what is labelled, submit the test set."""
     config, run, dataset = job.config, job.run, job.dataset
     competition = job.source.competition
-    files = ["config.json"]
+    measured = measure_images(dataset, job.source.root, config.workers)
+    write_csv(run.features_path, measured)
+    files = ["config.json", "features.csv"]
     thresholds: Thresholds | Criterion | None = config.threshold_criterion
     for split, table in tables.items():
         write_csv(run.predictions_path(split), table)
@@ -328,7 +332,11 @@ def _finish(job: Job, tables: dict[str, pd.DataFrame]) -> None:
         )
         thresholds = results.thresholds  # the test split is called as validation has chosen
         log.info("\n%s: %s\n\n%s\n", competition.slug, judged_on, format_table(results.report))
-        files += [(folder / name).relative_to(run.path).as_posix() for name in results.files]
+        closer = look_closer(
+            folder, dataset, job.source, split, (targets, probs), measured, results
+        )
+        names = [*results.files, *closer]
+        files += [(folder / name).relative_to(run.path).as_posix() for name in names]
     if competition.submission:
         ids = expected_ids(competition, job.source.root)
         own, submission = run.path / "submission.csv", config.submissions_dir / f"{run.name}.csv"

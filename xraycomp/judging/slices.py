@@ -155,6 +155,18 @@ def _worst_first(found: dict[str, Any]) -> tuple[bool, float]:
     return (area is None, 0.0 if area is None else area)
 
 
+def worst_slice(judged: dict[str, Any]) -> str:
+    """The worst slice of what `judge_slices` returned, in one line."""
+    known = [s for s in judged["slices"] if s["figures"]["macro_auroc"]["value"] is not None]
+    if not known:
+        return "There are no slices that are large enough to be judged."
+    worst = known[0]
+    return (
+        f"Worst of {len(known)} slices: {worst['column']} {worst['value']} "
+        f"({worst['n']:,} images), macro AUROC {interval(worst['figures']['macro_auroc'])}."
+    )
+
+
 def check_slices(asked: Sequence[str], columns: Iterable[str]) -> None:
     """Raise ``UserError`` where a column that is ``asked`` for is none of ``columns``."""
     there = list(columns)
