@@ -64,7 +64,8 @@ _FOR_ONE = {"run", "predictions", "thresholds", "slices", "intervals"}
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Judge a run's predictions of a labelled split, or any table of predictions by any labels."""
+    """Judge a run's predictions of a labelled split, or any table of predictions by any labels;
+    compare two; find labels that may be wrong."""
 
     run: Path | None = None
     """The run folder whose competition and labels are used."""
@@ -102,13 +103,13 @@ class EvaluateConfig:
     """The thresholds.json at which findings are called. Default: chosen on a run's val split; kept
     for its other splits; 0.5 without a run."""
     compare: tuple[Path, ...] = ()
-    """Two runs, or with --labels two tables of predictions; tells whether the second is better than
-    the first on the same images."""
+    """Tell whether the second of two runs (with --labels: tables) is better than the first; by the
+    same images, with intervals of the differences and McNemar's test."""
     slices: tuple[str, ...] = ()
     """Columns whose slices of a run's images are shown, such as view sex age. Default: all."""
     doubts: tuple[Path, ...] = ()
-    """Runs, such as all folds; lists the labels that what they predict of images which they held
-    out contradicts, with the films."""
+    """List labels that are perhaps wrong by what these runs (such as all folds) held out; each image
+    is judged only by runs that have not learned it, and shown where the data is here."""
     intervals: bool = True
     """Give every figure its 95 % interval; without, only where there is a formula, and fast."""
     output: Path | None = None
@@ -181,6 +182,10 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
 
 def _compare(config: EvaluateConfig) -> dict[str, Any]:
     refuse_flags(config, {*_FOR_ONE, "doubts"}, "--compare")
+    if config.labels:
+        refuse_flags(config, {"split"}, "--labels")
+    else:
+        refuse_flags(config, _FOR_TABLES, "runs, which settle that")
     if len(config.compare) != 2:
         raise UserError(
             f"--compare needs two runs, or two tables of predictions and --labels; "
@@ -211,11 +216,9 @@ def _compare(config: EvaluateConfig) -> dict[str, Any]:
 def _read_one(config: EvaluateConfig, path: Path) -> Evidence:
     """One of two that are compared."""
     if config.labels:
-        refuse_flags(config, {"split"}, "--labels")
         return _read_tables(config, path, config.labels)
     if path.is_file():
         raise UserError(f"{path} is a table. Name the table of the labels with --labels.")
-    refuse_flags(config, _FOR_TABLES - {"classes"}, "runs, which settle that")
     return _read_split(RunFolder.open(path), config.split)
 
 
