@@ -103,13 +103,13 @@ class EvaluateConfig:
     """The thresholds.json at which findings are called. Default: chosen on a run's val split; kept
     for its other splits; 0.5 without a run."""
     compare: tuple[Path, ...] = ()
-    """Tell whether the second of two runs (with --labels: tables) is better than the first; by the
-    same images, with intervals of the differences and McNemar's test."""
+    """Two runs (with --labels: tables) of which the second may be better; it is asked on the same
+    images, with intervals of the differences and McNemar's test."""
     slices: tuple[str, ...] = ()
     """Columns whose slices of a run's images are shown, such as view sex age. Default: all."""
     doubts: tuple[Path, ...] = ()
-    """List labels that are perhaps wrong by what these runs (such as all folds) held out; each image
-    is judged only by runs that have not learned it, and shown where the data is here."""
+    """Runs, such as all folds, that contradict labels of what they held out; each image is judged
+    only by runs that have not learned it. The labels are listed with their films."""
     intervals: bool = True
     """Give every figure its 95 % interval; without, only where there is a formula, and fast."""
     output: Path | None = None
