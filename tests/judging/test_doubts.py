@@ -7,7 +7,7 @@ from PIL import Image
 
 from xraycomp.console.errors import UserError
 from xraycomp.judging.contact_sheet import ON_SHEET, plot_doubts
-from xraycomp.judging.doubts import doubt_labels, format_doubts
+from xraycomp.judging.doubts import doubt_labels, format_doubts, pool_held_out, write_doubts
 
 NAN = np.nan
 NAMES = ("covid", "pneumonia", "normal")
@@ -109,3 +109,27 @@ def test_the_sheet_shows_each_film_with_what_is_said_of_it(tmp_path, drawn, n):
     assert drawn[0].get_title() == "labelled not\nPleural_Thickening 0.01"
     assert drawn[0].texts[0].get_text() == "looks like Mass 0.99\n...r/of/films/patient$1$_1"
     assert np.array_equal(drawn[0].images[0].get_array(), np.asarray(films[0]))
+
+
+def test_an_image_that_several_runs_held_out_gets_their_mean():
+    first = ["a", "b", "c"], np.array([[1, 0], [0, NAN], [0, 1]]), np.full((3, 2), 0.2)
+    second = ["d", "b"], np.array([[1, 1], [0, NAN]]), np.array([[0.9, 0.8], [0.4, 0.6]])
+    images, targets, probs = pool_held_out([first, second])
+    assert images == ["a", "b", "c", "d"]
+    np.testing.assert_array_equal(targets, [[1, 0], [0, NAN], [0, 1], [1, 1]])
+    np.testing.assert_allclose(probs, [[0.2, 0.2], [0.3, 0.4], [0.2, 0.2], [0.9, 0.8]])
+    second[1][1, 1] = 1
+    with pytest.raises(UserError, match=r"1 images have other labels in one run .* \(b\)"):
+        pool_held_out([first, second])
+
+
+def test_the_sheet_of_earlier_doubts_does_not_stay(tmp_path, draw):
+    rows = [("x", "covid", 0.01, "normal", 0.9), ("y", "covid", 0.02, "normal", 0.9)]
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    paths = {name: draw(tmp_path / f"{name}.png", size=(900, 500)) for name in "xy"}
+    assert write_doubts(tmp_path, table, paths, "toy") == ["label_doubts.csv", "label_doubts.png"]
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "label_doubts.csv"), table)
+    assert (tmp_path / "label_doubts.png").stat().st_size < 1_000_000
+    assert write_doubts(tmp_path, table[:0], paths, "toy") == ["label_doubts.csv"]
+    assert not (tmp_path / "label_doubts.png").exists()
+    assert pd.read_csv(tmp_path / "label_doubts.csv").empty
