@@ -107,7 +107,7 @@ def test_the_sheet_shows_each_film_with_what_is_said_of_it(tmp_path, drawn, n):
     with Image.open(tmp_path / "d.png") as sheet:
         assert sheet.size[0] > 1500
     assert drawn[0].get_title() == "labelled not\nPleural_Thickening 0.01"
-    assert drawn[0].texts[0].get_text() == "looks like Mass 0.99\n...r/of/films/patient$1$_1"
+    assert drawn[0].texts[0].get_text() == "predicted Mass 0.99\n...r/of/films/patient$1$_1"
     assert np.array_equal(drawn[0].images[0].get_array(), np.asarray(films[0]))
 
 

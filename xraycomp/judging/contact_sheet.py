@@ -21,7 +21,7 @@ def plot_doubts(
     title: str,
     note: str | None = None,
 ) -> None:
-    """Draw the first doubted labels: the film, its label, what it looks like instead.
+    """Draw the first doubted labels: the film, its label, what is predicted instead.
 
     Parameters
     ----------
@@ -39,7 +39,8 @@ def plot_doubts(
     for axes, film, row in zip(places, films, doubts.itertuples(), strict=False):
         axes.imshow(film, cmap="gray", vmin=0, vmax=255)
         head = f"labelled {row.label} {row.label_prob:.2f}"
-        below = f"looks like {row.suggested} {row.suggested_prob:.2f}\n{_tail(str(row.image))}"
+        below = _wrapped(f"predicted {row.suggested} {row.suggested_prob:.2f}")
+        below += f"\n{_tail(str(row.image))}"
         axes.set_title(_wrapped(head), fontsize=8, color=GRAY, pad=3, parse_math=False)
         axes.text(
             *(0.5, -0.03, below),

@@ -157,7 +157,7 @@ def format_doubts(doubts: pd.DataFrame, shown: int = 10) -> str:
     if doubts.empty:
         return "No label is contradicted by a confident prediction."
     lines = [
-        f"{row.image}: labelled {row.label} ({row.label_prob:.3f}), looks like {row.suggested} "
+        f"{row.image}: labelled {row.label} ({row.label_prob:.3f}), predicted {row.suggested} "
         f"({row.suggested_prob:.3f})"
         for row in doubts[:shown].itertuples()
     ]
