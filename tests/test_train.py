@@ -235,8 +235,9 @@ def test_the_run_is_looked_at_more_closely(run, trained):
     slices = json.loads((run / "slices.json").read_text())
     shortcuts = json.loads((run / "shortcuts.json").read_text())
     assert slices["split"] == shortcuts["split"] == judged["split"]
-    assert {part["column"] for part in slices["slices"]} == {"brightness"}
-    assert sum(part["n"] for part in slices["slices"]) == judged["n"] == shortcuts["judged"]
+    assert {part["column"] for part in slices["slices"]} == {"shorter side", "brightness"}
+    assert sum(part["n"] for part in slices["slices"]) == 2 * judged["n"]
+    assert shortcuts["judged"] == judged["n"]
     measured = pd.read_csv(run / "features.csv")
     assert len(measured) == 150
     assert shortcuts["fitted_on"] == (measured["split"] == "train").sum()

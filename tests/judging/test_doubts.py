@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from xraycomp.console.errors import UserError
+from xraycomp.judging import doubts
 from xraycomp.judging.contact_sheet import ON_SHEET, plot_doubts
 from xraycomp.judging.doubts import doubt_labels, format_doubts, pool_held_out, write_doubts
 
@@ -74,13 +75,30 @@ def test_each_finding_is_doubted_by_itself_and_unknown_ones_never():
 
 
 def test_a_class_without_images_is_never_suggested():
-    targets, probs = np.eye(3)[[0, 0, 1, 1]], np.full((4, 3), [0.1, 0.1, 0.8])
-    table = doubt_labels("abcd", targets, probs, NAMES, one_class=True)
-    assert set(table["suggested"]) <= {"covid", "pneumonia"}
+    _, labels, probs = mislabelled()
+    targets, kept = np.eye(3)[labels], labels < 2
+    table = doubt_labels(range(kept.sum()), targets[kept], probs[kept], NAMES, one_class=True)
+    assert set(table["suggested"]) == {"covid", "pneumonia"}
     alone = doubt_labels("ab", [[1], [1]], [[0.2], [0.9]], ["covid"], one_class=False)
     assert alone.empty
     assert list(alone.columns) == COLUMNS
-    assert format_doubts(alone) == "No label is contradicted by a confident prediction."
+    assert format_doubts(alone).startswith("No label is contradicted")
+
+
+def test_a_model_that_tells_nothing_doubts_nothing():
+    rng = np.random.default_rng(0)
+    targets, probs = (rng.random((400, 3)) < 0.3).astype(float), rng.random((400, 3))
+    probs[:, 1] = np.where(targets[:, 1] == 1, 0.6, 0.4) + rng.uniform(-0.2, 0.2, 400)
+    table = doubt_labels(range(400), targets, probs, NAMES, one_class=False)
+    assert {label.removeprefix("not ") for label in table["label"]} == {"pneumonia"}
+
+
+def test_no_more_are_listed_than_anyone_looks_at(monkeypatch):
+    monkeypatch.setattr(doubts, "MOST", 5)
+    _, labels, probs = mislabelled()
+    table = doubt_labels(range(300), np.eye(3)[labels], probs, NAMES, one_class=True)
+    assert len(table) == 5
+    assert format_doubts(table).startswith("5 or more labels are contradicted")
 
 
 def test_values_that_do_not_fit_are_told():

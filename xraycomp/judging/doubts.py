@@ -12,11 +12,14 @@ from xraycomp.data.decode import load_gray
 from xraycomp.data.files import write_csv
 from xraycomp.judging.checks import checked
 from xraycomp.judging.contact_sheet import ON_SHEET, plot_doubts
-from xraycomp.judging.intervals import FloatArray, IntArray, ratio
+from xraycomp.judging.intervals import FloatArray, IntArray, delong, ratio
 
 DOUBTS = "label_doubts.csv"
 SHEET = "label_doubts.png"
 FILM_SIZE = 384
+
+MOST = 500
+"""More than anyone will look through; a weak model contradicts a third of all labels."""
 
 NOT = "not "
 
@@ -36,6 +39,9 @@ def doubt_labels(
     is never sure of does not fill the list. A label is doubted where another class then has more
     than its own, and ranked by how much (the normalised margin). In multilabel each finding is a
     pair of classes, the finding and its absence, on the images of which it is known.
+
+    A class is only suggested where the model tells it from the others at all: the interval of its
+    AUROC lies above 0.5. At most `MOST` labels are listed.
 
     Parameters
     ----------
@@ -67,17 +73,16 @@ def doubt_labels(
             parts.append(_doubt(rows, either, pair, [NOT + name, name]))
     table = pd.concat(parts).sort_values("margin", kind="stable", ignore_index=True)
     table.insert(0, "image", [images[row] for row in table.pop("row")])
-    return table.drop(columns="margin")
+    return table.drop(columns="margin")[:MOST]
 
 
 def _doubt(rows: IntArray, true: FloatArray, probs: FloatArray, names: list[str]) -> pd.DataFrame:
     """The doubted of m images with one of k classes each; ``rows`` (m,) says which they are."""
     means = ratio((true * probs).sum(axis=0), true.sum(axis=0))
-    # A class that no image has cannot be suggested.
-    beyond = np.where(np.isnan(means), -np.inf, probs - np.nan_to_num(means))
-    label = true.argmax(axis=1)
-    at = np.arange(len(rows))
-    others = np.where(true == 1, -np.inf, beyond)
+    beyond = probs - np.nan_to_num(means)
+    label, at = true.argmax(axis=1), np.arange(len(rows))
+    told = delong(true, probs).low > 0.5  # NaN, of a class that no image has, is not
+    others = np.where((true == 1) | ~told, -np.inf, beyond)
     other = others.argmax(axis=1)
     margin = beyond[at, label] - others[at, other]
     found = np.flatnonzero(margin < 0)
@@ -155,12 +160,13 @@ def write_doubts(
 def format_doubts(doubts: pd.DataFrame, shown: int = 10) -> str:
     """The first of the table as text for the terminal; no newline at the end."""
     if doubts.empty:
-        return "No label is contradicted by a confident prediction."
+        return "No label is contradicted by predictions that have not learned it."
     lines = [
         f"{row.image}: labelled {row.label} ({row.label_prob:.3f}), predicted {row.suggested} "
         f"({row.suggested_prob:.3f})"
         for row in doubts[:shown].itertuples()
     ]
-    head = f"{len(doubts):,} labels are contradicted by predictions that have not learned them"
+    number = f"{MOST:,} or more" if len(doubts) == MOST else f"{len(doubts):,}"
+    head = f"{number} labels are contradicted by predictions that have not learned them"
     most = f"; the {len(lines)} most so" if len(doubts) > len(lines) else ""
     return "\n".join([f"{head}{most} (in brackets the probability):", *lines])
