@@ -19,7 +19,8 @@ from xraycomp.data.labels import is_labelled
 from xraycomp.data.matching import Reading, match_tables
 from xraycomp.data.predictions import labelled_images, labelled_rows, read_predictions
 from xraycomp.data.source import open_source
-from xraycomp.judging.comparison import COMPARISON, compare, format_comparison, same_images
+from xraycomp.judging.comparison import COMPARISON, compare, same_images
+from xraycomp.judging.comparison_table import format_comparison
 from xraycomp.judging.doubts import doubt_labels, format_doubts, pool_held_out, write_doubts
 from xraycomp.judging.metrics import PHANTOMS, judge
 from xraycomp.judging.results import write_results

@@ -9,7 +9,8 @@ from sklearn import metrics as sk
 
 from xraycomp.console.errors import UserError
 from xraycomp.data.competition import Competition, Labelled
-from xraycomp.judging.comparison import compare, format_comparison
+from xraycomp.judging.comparison import compare
+from xraycomp.judging.comparison_table import format_comparison
 from xraycomp.judging.thresholds import Thresholds
 
 NAN = np.nan
@@ -178,6 +179,20 @@ def test_a_class_without_images_is_not_defined():
     empty = found["classes"]["Edema"]["auroc"]
     assert empty["a"] is empty["p"] is empty["difference"]["value"] is None
     assert "not defined on these images" in format_comparison(found)
+
+
+def test_of_a_class_of_few_images_there_is_no_telling():
+    """Resamples of two images are both, or one of them: the interval would be far too sure."""
+    targets, tables = several(unknown=0)
+    has = np.flatnonzero(targets[:, 2])
+    targets[has[2:], 2] = 0
+    findings = competition(task="multilabel", metric="auroc")
+    found = compare(findings, targets, tables, ("a", "b"), "val", resamples=20)
+    area = found["classes"]["Edema"]["auroc"]
+    assert area["difference"]["value"] == pytest.approx(area["b"] - area["a"])
+    assert area["difference"]["low"] is area["difference"]["high"] is area["p"] is None
+    assert found["classes"]["Mass"]["auroc"]["p"] > 0
+    assert "n/a  too few images to tell" in format_comparison(found)
 
 
 def test_shapes_that_do_not_fit_are_told():

@@ -15,19 +15,12 @@ from xraycomp.judging.figures import Counts, class_mean, f1
 from xraycomp.judging.intervals import BoolArray, FloatArray, delong, percentile, ratio
 from xraycomp.judging.metrics import PHANTOMS
 from xraycomp.judging.resampling import resample
-from xraycomp.judging.table import aligned, shorten
 from xraycomp.judging.thresholds import NO_THRESHOLD, Thresholds, hard_labels
 
 COMPARISON = "comparison.json"
 
-OVERALL = {"macro_auroc": "macro AUROC", "macro_f1": "macro F1", "accuracy": "accuracy"}
-
-LEGEND = """\
-b - a: in brackets the 95 % interval of the difference, from {resamples:,} resamples of the images,
-each of which both are judged on; p: how likely so large a difference, either way, would be if the
-two were equally good. Of 20 figures that do not differ, one will look as if it did."""
-MCNEMAR = """\
-McNemar's test: of what only one of the two calls right, is one's share larger than a coin's?"""
+FEWEST = 10
+"""Resamples of fewer images of a class, or without it, are too much alike to tell anything."""
 
 Figures = dict[str, FloatArray]
 
@@ -47,7 +40,8 @@ def compare(
     Intervals and p are of a paired bootstrap: both are judged on the same resamples of whole
     images. The interval is the percentile one; p is twice the share of resamples on the far side of
     0, counting one more (Davison and Hinkley 1997, §4.2), so never below 2 / (resamples + 1).
-    McNemar's test is the exact binomial one on what just one of the two calls right.
+    Neither is given for a class that fewer than `FEWEST` images have, or have not. McNemar's test
+    is the exact binomial one on what just one of the two calls right.
 
     Parameters
     ----------
@@ -90,7 +84,11 @@ def compare(
         right.append(called == (true == 1))
     known = ~np.isnan(true)
     differences = {name: _difference(values, draws, name) for name in values[0]}
-    by_class = differences.pop("auroc")
+    by_class, found = differences.pop("auroc"), Counts.of(true, called)
+    for area, fewer in zip(by_class, np.minimum(found.support, found.negatives), strict=True):
+        if fewer < FEWEST:
+            area["difference"] |= {"low": None, "high": None}
+            area["p"] = None
     if multilabel:
         tests = [_mcnemar(*(r[known[:, c], c] for r in right)) for c in range(len(classes))]
         overall = _mcnemar(*(r[known] for r in right))
@@ -194,59 +192,3 @@ def _mcnemar(right_a: BoolArray, right_b: BoolArray) -> dict[str, Any]:
     pairs = only_a + only_b
     p = float(binomtest(only_a, pairs).pvalue) if pairs else 1.0
     return {"only_a": only_a, "only_b": only_b, "p": p}
-
-
-def format_comparison(comparison: dict[str, Any]) -> str:
-    """Lay out what `compare` returned as plain text for the terminal, no newline at the end."""
-    overall, tests = comparison["overall"], comparison["mcnemar"]
-    heads = {"a": comparison["a"], "b": comparison["b"], "judged": comparison["split"]}
-    heads["images"] = f"{comparison['n']:,}"
-    rows = [["", "a", "b", "b - a (95 % CI)", "p", ""]]
-    rows += [_row(OVERALL[name], figure) for name, figure in overall.items()]
-    areas = {name: found["auroc"] for name, found in comparison["classes"].items()}
-    rows += [_row(f"AUROC {shorten(name)}", area) for name, area in areas.items()]
-    what = "all labels" if tests["classes"] else "images"
-    counts = [["right are", "only a", "only b", "p", ""], _test_row(what, tests["overall"])]
-    counts += [_test_row(shorten(name), test) for name, test in tests["classes"].items()]
-    note = [f"These are {comparison['note']}."] if comparison["note"] else []
-    parts = [
-        "\n".join(f"{name:<8}{text}" for name, text in heads.items()),
-        *(_with_verdicts(table) for table in (rows, counts)),
-        LEGEND.format(resamples=comparison["resamples"]) + "\n" + MCNEMAR,
-        *note,
-    ]
-    return "\n\n".join(parts)
-
-
-def _row(name: str, figure: dict[str, Any]) -> list[str]:
-    found = figure["difference"]
-    value, low, high = found["value"], found["low"], found["high"]
-    if value is None:
-        return [name, "n/a", "n/a", "n/a", "n/a", "not defined on these images"]
-    difference, verdict = f"{value:+.3f}", "no telling"
-    if low is not None:
-        difference += f" ({low:+.3f} to {high:+.3f})"
-    if low is not None and low > 0:
-        verdict = f"b is better by {value:.3f} ({low:.3f}-{high:.3f})"
-    elif low is not None and high < 0:
-        verdict = f"a is better by {-value:.3f} ({-high:.3f}-{-low:.3f})"
-    numbers = [f"{figure['a']:.3f}", f"{figure['b']:.3f}", difference, _p(figure["p"])]
-    return [name, *numbers, verdict]
-
-
-def _test_row(name: str, test: dict[str, Any]) -> list[str]:
-    better = "b" if test["only_b"] > test["only_a"] else "a"
-    verdict = f"{better} is right more often" if test["p"] < 0.05 else "no telling"
-    return [name, f"{test['only_a']:,}", f"{test['only_b']:,}", _p(test["p"]), verdict]
-
-
-def _p(p: float | None) -> str:
-    if p is None:
-        return "n/a"
-    return "<0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _with_verdicts(rows: list[list[str]]) -> str:
-    """The rows aligned, their last cells as text behind them."""
-    lines = aligned([row[:-1] for row in rows]).splitlines()
-    return "\n".join(f"{line}  {row[-1]}".rstrip() for line, row in zip(lines, rows, strict=True))

@@ -197,4 +197,5 @@ def format_slices(judged: dict[str, Any], columns: Sequence[str] = ()) -> str:
         f"{judged['classes']} its means are over;\nwith others missing they are of another height. "
         "Of many slices some look bad by luck: mind the intervals."
     )
-    return f"{aligned(rows)}\n\n{legend}"
+    table = "\n".join(line.rstrip() for line in aligned(rows).splitlines())
+    return f"{table}\n\n{legend}"
