@@ -5,11 +5,13 @@ import logging
 import pandas as pd
 import torch
 
+from xraycomp.data.features import measure_images
 from xraycomp.data.files import write_csv, write_text
 from xraycomp.data.predictions import labelled_rows
 from xraycomp.data.submission import expected_ids, write_submission
 from xraycomp.job.beginning import Job
 from xraycomp.judging.calibration import Calibration
+from xraycomp.judging.closer import look_closer
 from xraycomp.judging.metrics import PHANTOMS
 from xraycomp.judging.results import write_results
 from xraycomp.judging.table import format_table
@@ -33,7 +35,9 @@ def finish(job: Job, tables: dict[str, pd.DataFrame]) -> None:
     """Keep the predictions, judge what is labelled, submit the test set."""
     config, run, dataset = job.config, job.run, job.dataset
     competition = job.source.competition
-    files = ["config.json"]
+    measured = measure_images(dataset, job.source.root, config.workers)
+    write_csv(run.features_path, measured)
+    files = ["config.json", "features.csv"]
     thresholds: Thresholds | Criterion | None = named_criterion(
         config.threshold_criterion, config.sensitivity
     )
@@ -51,7 +55,11 @@ def finish(job: Job, tables: dict[str, pd.DataFrame]) -> None:
         # The test split is called, and calibrated, as validation has chosen.
         thresholds, calibration = results.thresholds, results.calibration
         log.info("\n%s: %s\n\n%s\n", competition.slug, judged_on, format_table(results.report))
-        files += [(folder / name).relative_to(run.path).as_posix() for name in results.files]
+        closer = look_closer(
+            folder, dataset, job.source, split, (targets, probs), measured, results
+        )
+        names = [*results.files, *closer]
+        files += [(folder / name).relative_to(run.path).as_posix() for name in names]
     if competition.submission:
         ids = expected_ids(competition, job.source.root)
         own, submission = run.path / "submission.csv", config.submissions_dir / f"{run.name}.csv"
