@@ -34,10 +34,10 @@ from measuring import (
 )
 from results import save
 from torch import Tensor
-from torch.fx.experimental.optimization import fuse
 
 from xraycomp.data.phantom import CLASSES
 from xraycomp.model.device import autocast
+from xraycomp.model.folding import fold_batch_norm
 from xraycomp.model.stem import GrayModel
 from xraycomp.model.zoo import create_model
 
@@ -57,22 +57,20 @@ def torchvision_rgb(model: GrayModel, images: Tensor, threads: int) -> Predict:
 
 
 def eager(model: GrayModel, images: Tensor, threads: int) -> Predict:
-    """The kit's model as it predicts: one channel, channels_last."""
+    """The kit's model as it trains, and predicts on a GPU: one channel, channels_last."""
     return in_torch(model, images.contiguous(memory_format=torch.channels_last))
 
 
 def folded(model: GrayModel, images: Tensor, threads: int) -> Predict:
-    """The same with every batch norm folded into the convolution before it."""
-    body = fuse(copy.deepcopy(model.body)).to(memory_format=torch.channels_last)
-    return in_torch(body, images.contiguous(memory_format=torch.channels_last))
+    """As the kit predicts on the CPU: batch norm folded into the convolution before it."""
+    return in_torch(fold_batch_norm(model), images.contiguous(memory_format=torch.channels_last))
 
 
 def compiled(model: GrayModel, images: Tensor, threads: int) -> Predict:
     """The same again, compiled for this number of images."""
     if images.device.type == "cpu" and not shutil.which("g++"):
         raise ModuleNotFoundError("torch.compile needs g++")
-    body = fuse(copy.deepcopy(model.body)).to(memory_format=torch.channels_last)
-    body = torch.compile(body, dynamic=False)
+    body = torch.compile(fold_batch_norm(model), dynamic=False)
     return in_torch(body, images.contiguous(memory_format=torch.channels_last))
 
 

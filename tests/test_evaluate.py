@@ -101,6 +101,15 @@ def test_one_class_an_image_has_a_confusion_matrix(tmp_path, caplog):
         (["--run", "r", "--labels", "L.csv"], "not both"),
         (["--run", "r", "--metric", "log_loss"], "--metric would do nothing beside --run"),
         (["--predictions", "P.csv", "--labels", "L.csv", "--split", "test"], "--split would do no"),
+        (["--compare", "r"], "needs two runs, .*; 1 were given"),
+        (["--compare", "r", "r", "--run", "r"], "--run would do nothing beside --compare"),
+        (["--compare", "r", "r"], "r is not a run folder"),
+        (["--compare", "P.csv", "P.csv"], "P.csv is a table. Name the table of the labels"),
+        (["--compare", "r", "r", "--metric", "log_loss"], "--metric would do nothing beside runs"),
+        (["--doubts", "r", "--labels", "L.csv"], "--labels would do nothing beside --doubts"),
+        (["--doubts", "r", "--split", "train"], "have learned the labels of --split train"),
+        (["--doubts", "r"], "r is not a run folder"),
+        (["--predictions", "P.csv", "--labels", "L.csv", "--slices", "a"], "--slices would do no"),
         (["--predictions", "P.csv", "--labels", "gone.csv"], "There is no label table gone.csv"),
         (["--predictions", "P.csv", "--labels", "L.csv", "--classes", "Rib"], "no column for Rib"),
         (
@@ -116,7 +125,11 @@ def test_mistakes_are_one_sentence(tables, refused, match, flags, said):
 @pytest.fixture
 def run(tmp_path):
     """What a run of three findings leaves, as far as it is judged by."""
-    folder = tmp_path / "run"
+    return write_run(tmp_path / "run")
+
+
+def write_run(folder, noise=0):
+    """The same images in each folder; the predictions differ by ``noise``."""
     competition = Competition(
         slug="toy",
         title="toy",
@@ -129,6 +142,7 @@ def run(tmp_path):
     rows = []
     for seed, split in enumerate(("val", "test")):
         targets, probs = planted(60, seed)
+        probs = (probs + noise * np.random.default_rng(9).random((60, 3))) / (1 + noise)
         ids = [f"{split}{n}" for n in range(60)]
         write_csv(folder / "predictions" / f"{split}.csv", probability_table(ids, probs, NAMES))
         rows.append(pd.DataFrame({"image": ids, "label": labels_of(targets, ""), "split": split}))
@@ -144,7 +158,7 @@ def test_thresholds_of_validation_are_kept_and_judge_the_test_split(run, tmp_pat
     report = json.loads((run / "metrics.json").read_text())
     kept = json.loads((run / "thresholds.json").read_text())
     assert report["split"] == kept["split"] == "validation split, by image, 10 %, seed 0"
-    names = "metrics.json, roc.png, reliability.png, thresholds.json, calibration.json"
+    names = "metrics.json, roc.png, reliability.png, thresholds.json, calibration.json, slices.json"
     assert f"Wrote {run}: {names}." in caplog.text
     targets, probs = planted(60)
     assert report["overall"]["macro_auroc"]["value"] == pytest.approx(
@@ -338,3 +352,123 @@ def test_images_of_which_nothing_is_known_are_not_judged(run, tmp_path, refused,
     table.iloc[11:].to_csv(tmp_path / "P.csv", index=False)
     said = r"lack 1 of 50 images of the val split: val10\. Write them with: .* --split val"
     match(said, refused(evaluate.main, *flags, "--output", tmp_path / "out"))
+
+
+def test_two_runs_are_compared_on_the_same_images(run, tmp_path, caplog):
+    other = write_run(tmp_path / "other", noise=3)
+    for folder in (run, other):
+        evaluate.main(["--run", str(folder), "--no-intervals"])
+    out = tmp_path / "out"
+    with caplog.at_level("INFO", "xraycomp"):
+        evaluate.main(["--compare", str(other), str(run), "--output", str(out)])
+    found = json.loads((out / "comparison.json").read_text())
+    assert (found["a"], found["b"], found["n"]) == (str(other), str(run), 60)
+    assert found["split"] == "validation split, by image, 10 %, seed 0"
+    for name, folder in (("a", other), ("b", run)):
+        own = json.loads((folder / "metrics.json").read_text())
+        for figure in ("macro_auroc", "macro_f1", "accuracy"):
+            assert found["overall"][figure][name] == own["overall"][figure]["value"]
+        assert (
+            found["classes"]["Hernia"]["auroc"][name] == own["classes"]["Hernia"]["auroc"]["value"]
+        )
+    assert found["overall"]["macro_auroc"]["difference"]["low"] > 0
+    assert "b is better by" in caplog.text
+
+
+def test_runs_of_other_images_or_labels_are_not_compared(run, tmp_path, refused, match):
+    other = write_run(tmp_path / "other")
+    manifest = pd.read_csv(other / "manifest.csv", keep_default_na=False, dtype=str)
+    labels = manifest["label"].where(manifest["image"] != "val3", "|".join(NAMES))
+    write_csv(other / "manifest.csv", manifest.assign(label=labels))
+    said = r"1 of 60 images have other labels in .*other than in .*run \(val3\)\. Train both"
+    match(said, refused(evaluate.main, "--compare", run, other))
+    write_csv(other / "manifest.csv", manifest[manifest["image"] != "val3"])
+    said = r"not judged on the same images: they have 60 and 59, and 1 are in one .* only \(val3\)"
+    match(said, refused(evaluate.main, "--compare", run, other))
+
+
+def test_two_tables_of_predictions_are_compared_whatever_their_order(tables, tmp_path, caplog):
+    targets, probs = tables
+    table = pd.read_csv(tmp_path / "P.csv")
+    flags = ["--labels", str(tmp_path / "L.csv"), "--output", str(tmp_path)]
+    table[["file", "pred_Hernia", "pred_Effusion", "pred_Atelectasis"]].sort_values("file").to_csv(
+        tmp_path / "Q.csv", index=False
+    )
+    both = [str(tmp_path / "P.csv"), str(tmp_path / "Q.csv")]
+    evaluate.main(["--compare", *both, *flags])
+    found = json.loads((tmp_path / "comparison.json").read_text())
+    area = roc_auc_score(targets, probs, average="macro")
+    figure = found["overall"]["macro_auroc"]
+    assert figure["a"] == figure["b"] == pytest.approx(area)
+    assert figure["p"] == found["mcnemar"]["overall"]["p"] == 1
+
+
+def test_a_run_is_sliced_by_the_columns_of_its_manifest(run, caplog, refused, match):
+    manifest = pd.read_csv(run / "manifest.csv", keep_default_na=False, dtype=str)
+    view = np.array(["PA", "AP"])[np.arange(len(manifest)) % 2]
+    write_csv(run / "manifest.csv", manifest.assign(view=view, sex="F"))
+    measured = manifest[["image", "split"]].assign(
+        width=np.where(np.arange(len(manifest)) < 30, 512, 1024), height=2000, brightness=99.5
+    )
+    write_csv(run / "features.csv", measured)
+    with caplog.at_level("INFO", "xraycomp"):
+        evaluate.main(["--run", str(run), "--slices", "view"])
+    kept = json.loads((run / "thresholds.json").read_text())["thresholds"]
+    found = json.loads((run / "slices.json").read_text())
+    columns = {(part["column"], part["value"]): part for part in found["slices"]}
+    assert set(columns) == {
+        ("view", "PA"),
+        ("view", "AP"),
+        ("shorter side", "512"),
+        ("shorter side", "1024"),
+    }
+    targets, probs = planted(60)
+    called = probs[::2] >= list(kept.values())
+    figures = columns["view", "PA"]["figures"]
+    wanted = f1_score(targets[::2], called, average="macro")
+    assert figures["macro_f1"]["value"] == pytest.approx(wanted)
+    assert "view: PA" in caplog.text
+    assert "shorter side" not in caplog.text
+    match(
+        "no slices by sex: .* slices by: .*view",
+        refused(evaluate.main, "--run", run, "--slices", "sex"),
+    )
+
+
+def test_doubts_come_from_what_each_run_held_out(tmp_path, draw, caplog, refused, match):
+    folds, root = [], tmp_path / "films"
+    for fold, name in enumerate(("fold0", "fold1")):
+        folder = write_run(tmp_path / name)
+        manifest = pd.read_csv(folder / "manifest.csv", keep_default_na=False, dtype=str)
+        # What is held out by the one is learned by the other.
+        manifest["split"] = np.where(manifest["split"] == ("val", "test")[fold], "val", "train")
+        manifest["path"] = manifest["image"] + ".png"
+        write_csv(folder / "manifest.csv", manifest)
+        table = pd.read_csv(folder / "predictions" / f"{('val', 'test')[fold]}.csv")
+        table.loc[7, list(NAMES)] = [0.001, 0.999, 0.001]
+        write_csv(folder / "predictions" / "val.csv", table)
+        settings = TrainConfig(data=root, competition="toy", folds=2, fold=fold)
+        write_json(folder / "config.json", settings.to_json())
+        folds.append(folder)
+    wrong = pd.read_csv(folds[0] / "manifest.csv", keep_default_na=False, dtype=str)
+    wrong.loc[[7, 67], "label"] = "Hernia"
+    for folder in folds:
+        own = pd.read_csv(folder / "manifest.csv", keep_default_na=False, dtype=str)
+        write_csv(folder / "manifest.csv", own.assign(label=wrong["label"]))
+    match("Say where the doubts of several runs", refused(evaluate.main, "--doubts", *folds))
+    out = tmp_path / "out"
+    with caplog.at_level("INFO", "xraycomp"):
+        evaluate.main(["--doubts", *map(str, folds), "--output", str(out)])
+    table = pd.read_csv(out / "label_doubts.csv")
+    assert set(table["image"][:2]) == {"val7", "test7"}
+    assert table["label"][0] == "not Effusion"
+    assert {image.rstrip("0123456789") for image in table["image"]} == {"val", "test"}
+    assert "listed without their films: There is nothing at" in caplog.text
+    assert not (out / "label_doubts.png").exists()
+    for image in wrong["image"]:
+        draw(root / f"{image}.png")
+    evaluate.main(["--doubts", *map(str, folds), "--output", str(out)])
+    assert (out / "label_doubts.png").is_file()
+    evaluate.main(["--doubts", str(folds[0])])
+    alone = pd.read_csv(folds[0] / "label_doubts.csv")
+    assert {image[:3] for image in alone["image"]} == {"val"}

@@ -232,6 +232,26 @@ def val_of(run):
     return labels, table[list(CLASSES)].to_numpy()
 
 
+def test_the_run_is_looked_at_more_closely(run, trained):
+    """Slices of validation, what the films' frames tell, and doubted labels with their films."""
+    judged = json.loads((run / "metrics.json").read_text())
+    slices = json.loads((run / "slices.json").read_text())
+    shortcuts = json.loads((run / "shortcuts.json").read_text())
+    assert slices["split"] == shortcuts["split"] == judged["split"]
+    assert {part["column"] for part in slices["slices"]} == {"shorter side", "brightness"}
+    assert sum(part["n"] for part in slices["slices"]) == 2 * judged["n"]
+    assert shortcuts["judged"] == judged["n"]
+    measured = pd.read_csv(run / "features.csv")
+    assert len(measured) == 150
+    assert shortcuts["fitted_on"] == (measured["split"] == "train").sum()
+    assert "Macro AUROC of the film's frame alone: border pixels" in trained.stdout
+    doubts = pd.read_csv(run / "label_doubts.csv")
+    val = pd.read_csv(run / "manifest.csv").set_index("image")
+    assert (val["label"][doubts["image"]].to_numpy() == doubts["label"]).all()
+    assert (val["split"][doubts["image"]] == "val").all()
+    assert (run / "label_doubts.png").is_file() == (len(doubts) > 0)
+
+
 def test_what_can_be_learned_is_learned(run, truth):
     labels, probs = val_of(run)
     assert (probs.argmax(axis=1) == labels).mean() > 0.85

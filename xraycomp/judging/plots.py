@@ -96,7 +96,7 @@ def plot_roc(
     )
     _take_literally(legend.get_texts())
     _head(axes, title, note)
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 def plot_confusion(
@@ -158,7 +158,7 @@ def plot_confusion(
     bar.set_label("share of the true class")
     bar.outline.set_visible(False)
     _head(axes, title, note)
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 def plot_reliability(
@@ -228,7 +228,7 @@ def plot_reliability(
         labelspacing=0.7,
     )
     _head(axes, title, note)
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 def _take_literally(texts: Iterable[Text]) -> None:
@@ -253,7 +253,8 @@ def _head(axes: Axes, title: str, note: str | None) -> None:
         small.set_parse_math(False)
 
 
-def _write(figure: Figure, path: Path) -> None:
+def write_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, whole or not at all."""
     FigureCanvasAgg(figure)
     with atomic_path(path) as temporary:
         # "tight" keeps a long title or a long legend whole, whatever the size of the figure.

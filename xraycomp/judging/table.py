@@ -118,7 +118,7 @@ def _calibration(found: dict[str, Any]) -> str:
 def _classes(classes: dict[str, dict[str, Any]], columns: dict[str, str], heading: str) -> str:
     rows = [[heading, *columns.values()]]
     for name, figures in classes.items():
-        rows.append([_short(name), *(_cell(key, figures[key]) for key in columns)])
+        rows.append([shorten(name), *(_cell(key, figures[key]) for key in columns)])
     return aligned(rows)
 
 
@@ -131,7 +131,7 @@ def _cell(figure: str, value: Any) -> str:
 
 
 def _confusion(report: dict[str, Any]) -> str:
-    names = [_short(name) for name in report["classes"]]
+    names = [shorten(name) for name in report["classes"]]
     counts = [[f"{count:,}" for count in row] for row in report["confusion"]]
     title = "confusion matrix: a row a true class, a column a predicted class"
     table = _with_header(names, names, counts)
@@ -166,6 +166,7 @@ def _number(value: float | None) -> str:
 
 
 def interval(entry: Entry) -> str:
+    """A figure and in brackets its interval, ``0.912 (0.873-0.941)``, n/a what is not defined."""
     if entry["value"] is None:
         return "n/a"
     return f"{_number(entry['value'])} ({_number(entry['low'])}-{_number(entry['high'])})".replace(
@@ -173,5 +174,6 @@ def interval(entry: Entry) -> str:
     )
 
 
-def _short(name: str) -> str:
+def shorten(name: str) -> str:
+    """A name cut to what a table has room for."""
     return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 3] + "..."

@@ -17,6 +17,7 @@ from xraycomp.model.config import TrainConfig
 from xraycomp.model.device import autocast
 from xraycomp.model.distributed import even_share, gather_rows, is_main, share_buffers
 from xraycomp.model.feed import feed
+from xraycomp.model.folding import fold_batch_norm
 from xraycomp.model.stem import GrayModel
 
 
@@ -25,6 +26,8 @@ def predict_split(
 ) -> pd.DataFrame:
     """The probability table of one split; ``options`` are those of `predict_probs`."""
     images, desc = dataset.split(split), f"Predict {split}"
+    if next(model.parameters()).device.type == "cpu":
+        model = fold_batch_norm(model)
     probs = predict_together(model, images, config, desc=desc, **options)
     return probability_table(dataset.ids(split), probs, dataset.classes)
 

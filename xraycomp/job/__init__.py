@@ -1,0 +1,1 @@
+"""The main job, from settings to a submission: how it is begun and how it is finished."""
