@@ -2,14 +2,13 @@
 
 import logging
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 
 from xraycomp.console.command import parse_flags, refuse_flags, run_command
 from xraycomp.console.errors import UserError, listing
@@ -130,14 +129,13 @@ def predict(config: PredictConfig) -> Path:
     if temperatures:
         for run, calibration in zip(runs, temperatures, strict=True):
             log.info("%s: %s.", run.path, calibration)
-        written = _mean(
-            calibration.apply(probs, multilabel=competition.multilabel)
-            for calibration, probs in zip(temperatures, each, strict=True)
-        )
+        at = zip(temperatures, each, strict=True)
+        changed = [one.apply(probs, multilabel=competition.multilabel) for one, probs in at]
+        written = np.mean(changed, axis=0)
     if references:
-        fitting = _mean(one.apply(probs) for one, probs in zip(references, each, strict=True))
-        shares = _mean(one.shares for one in references)
-        shift = reestimate(fitting, shares, multilabel=competition.multilabel)
+        fitting = [one.apply(probs) for one, probs in zip(references, each, strict=True)]
+        shares = np.mean([one.shares for one in references], axis=0)
+        shift = reestimate(np.mean(fitting, axis=0), shares, multilabel=competition.multilabel)
         log.info("\n%s\n", format_shift(classes, plain, shares, shift))
         written = shift.probs
     write_csv(output, probability_table(list(images), written, classes))
@@ -148,11 +146,6 @@ def predict(config: PredictConfig) -> Path:
         write_csv(config.called, pd.DataFrame({ID: images, "label": called}))
         log.info("Wrote %s: what they are called.", config.called)
     return output
-
-
-def _mean(arrays: Iterable[NDArray[np.float64]]) -> NDArray[np.float64]:
-    mean: NDArray[np.float64] = np.mean(list(arrays), axis=0)
-    return mean
 
 
 def _reference(run: RunFolder) -> Reference:
