@@ -21,7 +21,7 @@ from xraycomp.judging.thresholds import Thresholds
 from xraycomp.model.checkpoint import load_best
 from xraycomp.model.config import TrainConfig
 from xraycomp.model.device import choose_device
-from xraycomp.model.heatmaps import Method, map_layer
+from xraycomp.model.heatmaps import DEFAULT, Method, map_layer
 from xraycomp.model.inference import predict_split
 from xraycomp.model.run import RunFolder
 
@@ -31,7 +31,7 @@ PROG = "python -m xraycomp.explain"
 HELP = Help(
     examples=(
         "--run runs/NAME",
-        "--run runs/NAME --split test --method gradcam++ --n 48",
+        "--run runs/NAME --split test --method gradcam --n 48",
         "--run runs/NAME --images my-images/ --classes Mass Nodule --output maps/",
     ),
     first="run split images classes method n output full_size",
@@ -55,8 +55,8 @@ class ExplainConfig:
     """Explain this folder of images (or one image) instead of a split."""
     classes: tuple[str, ...] = ()
     """Classes to explain. Default: all; of --images, what each image is called."""
-    method: Method = "gradcam"
-    """How maps are made: gradcam, gradcam++, or attention for networks that pool by it."""
+    method: Method = DEFAULT
+    """How maps are made: gradcam++, gradcam, or attention for networks that pool by it."""
     n: int = 24
     """Maps to draw of a split, about half of them errors."""
     output: Path | None = None

@@ -69,7 +69,7 @@ def test_gradcam_of_the_last_layer_is_the_class_activation_map(films):
     model = create_model("resnet18", 4).eval()
     layer = map_layer(model, TrainConfig(image_size=64), "attention")  # the last one
     assert layer.name == "layer4"
-    found = heat_maps(model, films, torch.full((FILMS, 1), 2), layer)
+    found = heat_maps(model, films, torch.full((FILMS, 1), 2), layer, "gradcam")
     kept = []
     model.body.layer4.register_forward_hook(lambda module, args, output: kept.append(output))
     with torch.no_grad():
@@ -138,7 +138,7 @@ def test_channels_last_maps_are_read_as_such():
     model = create_model("timm:swin_tiny_patch4_window7_224", 3).eval()
     layer = find_layer(model, 224)
     film = torch.randn(1, 1, 224, 224)
-    found = heat_maps(model, film, torch.tensor([[1]]), layer)
+    found = heat_maps(model, film, torch.tensor([[1]]), layer, "gradcam")
     kept = []
 
     def keep(module, args, output):

@@ -14,7 +14,7 @@ from xraycomp.judging.explanation import looks_outside, write_explanation
 from xraycomp.judging.localisation import format_locations
 from xraycomp.judging.thresholds import Thresholds
 from xraycomp.model.config import TrainConfig
-from xraycomp.model.heatmaps import Method, map_pairs
+from xraycomp.model.heatmaps import DEFAULT, Method, map_pairs
 from xraycomp.model.stem import GrayModel
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def explain_pairs(
     config: TrainConfig,
     *,
     split: str,
-    method: Method = "gradcam",
+    method: Method = DEFAULT,
     batch_size: int | None = None,
     full_size: bool = False,
 ) -> tuple[str, ...]:
