@@ -73,13 +73,13 @@ def test_findings_are_missed_too_and_what_is_unknown_is_no_error():
     )
     pairs = table.errors_and_hits(5)
     assert seen(pairs) == [
+        ("error", "i1", "Mass"),
         ("error", "i3", "Edema"),
         ("error", "i4", "Mass"),
-        ("error", "i1", "Mass"),
         ("hit", "i0", "Mass"),
         ("hit", "i0", "Edema"),
     ]
-    assert list(pairs["called"]) == [False, False, True, True, True]
+    assert list(pairs["called"]) == [True, False, False, True, True]
 
 
 def test_asked_for_are_classes_by_name_or_what_was_called():

@@ -1,5 +1,6 @@
 """Which images are worth a heat map, and for which class."""
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,35 +50,29 @@ class Called:
         """The most confident errors and typical hits, ``n`` pairs, about half of them errors.
 
         An error is a class that was called and is not there, the more confident the farther its
-        probability lies above the limit; of findings also one that is there and was not called, the
-        more confident the farther below. A hit was called and is there; typical is a probability
-        near the median of its class's hits, and the classes take turns. The kinds are ``error`` and
-        ``hit``; errors come first.
+        probability lies above the limit; of findings also, in turns, one that is there and was not
+        called, the more confident the farther below. A hit was called and is there; typical is a
+        probability near the median of its class's hits, and the classes take turns. The kinds are
+        ``error`` and ``hit``; errors come first.
         """
         targets, called = encode_targets(self.rows["label"], self.classes), self._called()
         bounds = np.zeros(len(self.classes)) if self.limits is None else self.limits
         wanted = self._wanted(only)
         right = called & (targets == 1) & wanted
-        confidence = np.where(
-            called & (targets == 0) & wanted, (self.probs - bounds) / (1 - bounds + 1e-9), -np.inf
-        )
+        groups = [(called & (targets == 0) & wanted, (bounds - self.probs) / (1 - bounds + 1e-9))]
         if self.limits is not None:  # else what was not called is the other side of a wrong call
             missed = ~called & (targets == 1) & wanted
-            confidence = np.where(missed, (bounds - self.probs) / (bounds + 1e-9), confidence)
-        n_wrong, n_right = int(np.isfinite(confidence).sum()), int(right.sum())
-        n_errors = min(n_wrong, max(n // 2, n - n_right))
-        errors = np.argsort(-confidence, axis=None, kind="stable")[:n_errors]
-        turns = np.full(self.probs.shape, np.inf)
+            groups.append((missed, (self.probs - bounds) / (bounds + 1e-9)))
+        errors, hits = _in_turns(groups), []
         for column in np.flatnonzero(right.any(axis=0)):
-            hits = np.flatnonzero(right[:, column])
-            probs = self.probs[hits, column]
-            order = np.argsort(np.abs(probs - np.median(probs)), kind="stable")
-            turns[hits[order], column] = np.arange(len(hits))
-        columns = np.broadcast_to(np.arange(len(self.classes)), turns.shape)
-        hits = np.lexsort((columns.ravel(), turns.ravel()))[: min(n - n_errors, n_right)]
-        chosen = np.concatenate([errors, hits]).astype(np.intp)
-        kinds = ["error"] * n_errors + ["hit"] * len(hits)
-        return self._pairs(*np.unravel_index(chosen, turns.shape)).assign(kind=kinds)
+            own = right & (np.arange(len(self.classes)) == column)
+            hits.append((own, np.abs(self.probs - np.median(self.probs[own]))))
+        typical = _in_turns(hits)
+        errors = errors[: max(n // 2, n - len(typical))]
+        typical = typical[: n - len(errors)]
+        kinds = ["error"] * len(errors) + ["hit"] * len(typical)
+        chosen = np.array([*errors, *typical], dtype=np.intp)
+        return self._pairs(*np.unravel_index(chosen, called.shape)).assign(kind=kinds)
 
     def asked(self, only: tuple[str, ...] = ()) -> pd.DataFrame:
         """Every image for the classes of ``only``, else for what it was called, or if that is
@@ -114,6 +109,19 @@ class Called:
             prob=self.probs[images, columns],
             called=self._called()[images, columns],
         )
+
+
+def _in_turns(groups: list[tuple[BoolArray, FloatArray]]) -> list[int]:
+    """Flat places of pairs, one of each group in turn; within a group the smallest come first.
+
+    groups : which pairs belong to it, and what they are sorted by
+    """
+    sorted_groups = []
+    for mask, key in groups:
+        places = np.flatnonzero(mask)
+        sorted_groups.append(places[np.argsort(key.ravel()[places], kind="stable")].tolist())
+    turns = itertools.zip_longest(*sorted_groups)
+    return [place for turn in turns for place in turn if place is not None]
 
 
 def _evenly(n_items: int, n: int) -> NDArray[np.intp]:

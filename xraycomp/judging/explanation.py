@@ -21,7 +21,7 @@ from xraycomp.judging.choosing import BOXED
 from xraycomp.judging.localisation import judge_locations, locate
 from xraycomp.judging.overlay import overlay, write_picture
 
-OUTSIDE = 0.3
+OUTSIDE = 0.2
 """From which share outside the body on a map is said to look there."""
 PICTURE_SIZE = 256
 """Longest side of the pictures for a page, in pixels."""
@@ -133,4 +133,6 @@ def looks_outside(maps: pd.DataFrame) -> str:
     shares = pd.to_numeric(maps["outside"])
     known, far = shares.notna().sum(), maps["image"][shares > OUTSIDE]
     text = f"{len(far)} of {known} maps lie outside the body by more than {OUTSIDE:.0%}"
+    if known < len(maps):
+        text += f" (of {len(maps) - known} more it cannot be told)"
     return f"{text}: {listing(list(far))}." if len(far) else f"{text}."
