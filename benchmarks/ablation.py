@@ -39,7 +39,7 @@ VARIANTS = {
 }
 PRETRAINED = {
     "pretrained": "",
-    "frozen body first": "--stages head:0.005:1 all:0.001:5",
+    "frozen body first": "--stages 'head:0.005:1 all:0.001:5'",
 }
 """With the weights, and without the network of ``fast``."""
 

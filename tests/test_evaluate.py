@@ -71,7 +71,8 @@ def test_tables_of_others_leave_their_results_where_they_shall(tables, tmp_path)
     score = report["competition"]["score"]
     assert score["value"] == pytest.approx(wanted)
     assert score["low"] < score["value"] < score["high"]
-    assert sorted(path.name for path in out.iterdir()) == ["metrics.json", "roc.png"]
+    names = ["calibration.json", "metrics.json", "reliability.png", "roc.png"]
+    assert sorted(path.name for path in out.iterdir()) == names
 
 
 def test_one_class_an_image_has_a_confusion_matrix(tmp_path, caplog):
@@ -100,6 +101,15 @@ def test_one_class_an_image_has_a_confusion_matrix(tmp_path, caplog):
         (["--run", "r", "--labels", "L.csv"], "not both"),
         (["--run", "r", "--metric", "log_loss"], "--metric would do nothing beside --run"),
         (["--predictions", "P.csv", "--labels", "L.csv", "--split", "test"], "--split would do no"),
+        (["--compare", "r"], "needs two runs, .*; 1 were given"),
+        (["--compare", "r", "r", "--run", "r"], "--run would do nothing beside --compare"),
+        (["--compare", "r", "r"], "r is not a run folder"),
+        (["--compare", "P.csv", "P.csv"], "P.csv is a table. Name the table of the labels"),
+        (["--compare", "r", "r", "--metric", "log_loss"], "--metric would do nothing beside runs"),
+        (["--doubts", "r", "--labels", "L.csv"], "--labels would do nothing beside --doubts"),
+        (["--doubts", "r", "--split", "train"], "have learned the labels of --split train"),
+        (["--doubts", "r"], "r is not a run folder"),
+        (["--predictions", "P.csv", "--labels", "L.csv", "--slices", "a"], "--slices would do no"),
         (["--predictions", "P.csv", "--labels", "gone.csv"], "There is no label table gone.csv"),
         (["--predictions", "P.csv", "--labels", "L.csv", "--classes", "Rib"], "no column for Rib"),
         (
@@ -115,7 +125,11 @@ def test_mistakes_are_one_sentence(tables, refused, match, flags, said):
 @pytest.fixture
 def run(tmp_path):
     """What a run of three findings leaves, as far as it is judged by."""
-    folder = tmp_path / "run"
+    return write_run(tmp_path / "run")
+
+
+def write_run(folder, noise=0):
+    """The same images in each folder; the predictions differ by ``noise``."""
     competition = Competition(
         slug="toy",
         title="toy",
@@ -128,6 +142,7 @@ def run(tmp_path):
     rows = []
     for seed, split in enumerate(("val", "test")):
         targets, probs = planted(60, seed)
+        probs = (probs + noise * np.random.default_rng(9).random((60, 3))) / (1 + noise)
         ids = [f"{split}{n}" for n in range(60)]
         write_csv(folder / "predictions" / f"{split}.csv", probability_table(ids, probs, NAMES))
         rows.append(pd.DataFrame({"image": ids, "label": labels_of(targets, ""), "split": split}))
@@ -143,7 +158,8 @@ def test_thresholds_of_validation_are_kept_and_judge_the_test_split(run, tmp_pat
     report = json.loads((run / "metrics.json").read_text())
     kept = json.loads((run / "thresholds.json").read_text())
     assert report["split"] == kept["split"] == "validation split, by image, 10 %, seed 0"
-    assert f"Wrote {run}: metrics.json, roc.png, thresholds.json." in caplog.text
+    names = "metrics.json, roc.png, reliability.png, thresholds.json, calibration.json, slices.json"
+    assert f"Wrote {run}: {names}." in caplog.text
     targets, probs = planted(60)
     assert report["overall"]["macro_auroc"]["value"] == pytest.approx(
         roc_auc_score(targets, probs, average="macro"), abs=1e-4
@@ -169,6 +185,108 @@ def test_the_run_s_own_criterion_chooses(run):
     assert Thresholds.read(run, NAMES).criterion == "youden"
 
 
+@pytest.mark.parametrize(
+    ("flags", "words", "stored"),
+    [
+        (["youden"], "best sensitivity + specificity", {"criterion": "youden"}),
+        (["sensitivity"], "sensitivity of at least 0.95", {"sensitivity": 0.95}),
+        (["sensitivity", "--sensitivity", "0.8"], "at least 0.8", {"sensitivity": 0.8}),
+    ],
+)
+def test_thresholds_are_chosen_anew_by_another_criterion(run, tmp_path, flags, words, stored):
+    evaluate.main(["--run", str(run), "--no-intervals", "--threshold-criterion", *flags])
+    kept = json.loads((run / "thresholds.json").read_text())
+    assert kept | stored == kept
+    report = json.loads((run / "metrics.json").read_text())
+    assert words in report["thresholds"]
+    for name in NAMES:
+        assert report["classes"][name]["sensitivity"]["value"] >= stored.get("sensitivity", 0)
+    # The test split is called by them.
+    evaluate.main(["--run", str(run), "--split", "test", "--output", str(tmp_path / "t")])
+    report = json.loads((tmp_path / "t" / "metrics.json").read_text())
+    assert words in report["thresholds"]
+
+
+def test_the_run_s_own_wished_sensitivity_chooses(run):
+    config = TrainConfig(threshold_criterion="sensitivity", sensitivity=0.7)
+    write_json(run / "config.json", config.to_json())
+    evaluate.main(["--run", str(run), "--no-intervals"])
+    assert str(Thresholds.read(run, NAMES)).startswith("sensitivity of at least 0.7")
+
+
+def test_tables_of_others_get_thresholds_where_they_shall(tables, tmp_path):
+    flags = ["--predictions", str(tmp_path / "P.csv"), "--labels", str(tmp_path / "L.csv")]
+    flags += ["--threshold-criterion", "f1", "--no-intervals", "--output", str(tmp_path / "out")]
+    evaluate.main(flags)
+    assert Thresholds.read(tmp_path / "out", NAMES).judged_on == "L.csv"
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--threshold-criterion", "f1", "--split", "test", "--output", "o"], "is for the val"),
+        (["--threshold-criterion", "f1", "--thresholds", "t.json"], "--thresholds would do noth"),
+        (["--threshold-criterion", "f1", "--sensitivity", "0.9"], "--sensitivity is for --thresh"),
+        (["--threshold-criterion", "sensitivity", "--sensitivity", "2"], "--sensitivity is 2"),
+        (["--prior-shift", "--predictions", "P.csv"], "--prior-shift would do nothing"),
+    ],
+)
+def test_what_a_run_is_not_judged_by_is_refused(run, refused, match, flags, said):
+    match(said, refused(evaluate.main, "--run", run, *flags))
+
+
+def test_one_class_an_image_has_no_thresholds_to_choose(run, refused, match):
+    toml = (run / "competition.toml").read_text()
+    (run / "competition.toml").write_text(toml.replace('"multilabel"', '"multiclass"'))
+    manifest = pd.read_csv(run / "manifest.csv", keep_default_na=False, dtype=str)
+    write_csv(run / "manifest.csv", manifest.assign(label=NAMES[0]))
+    flags = ["--run", run, "--threshold-criterion", "youden"]
+    match("--threshold-criterion is for findings", refused(evaluate.main, *flags))
+
+
+def test_the_temperature_of_validation_is_kept_and_judges_the_test_split(run, tmp_path, caplog):
+    with caplog.at_level("INFO", "xraycomp"):
+        evaluate.main(["--run", str(run)])
+    report = json.loads((run / "metrics.json").read_text())["calibration"]
+    kept = json.loads((run / "calibration.json").read_text())
+    assert kept == {key: report[key] for key in ("temperature", "fitted_on")}
+    assert kept["fitted_on"] == "validation split, by image, 10 %, seed 0"
+    ece = report["before"]["ece"]
+    said = f"calibration  ECE {ece['value']:.3f} ({ece['low']:.3f}-{ece['high']:.3f}), calibrated "
+    assert said in caplog.text
+    assert f"(temperature {kept['temperature']:.2f})" in caplog.text
+    evaluate.main(["--run", str(run), "--split", "test", "--output", str(tmp_path / "t")])
+    test = json.loads((tmp_path / "t" / "metrics.json").read_text())["calibration"]
+    assert {key: test[key] for key in kept} == kept
+    assert not (tmp_path / "t" / "calibration.json").exists()
+    # Another's table has another temperature.
+    flags = ["--predictions", str(run / "predictions" / "test.csv"), "--no-intervals"]
+    flags = ["--run", str(run), "--split", "test", *flags, "--output", str(tmp_path / "o")]
+    evaluate.main(flags)
+    other = json.loads((tmp_path / "o" / "calibration.json").read_text())
+    assert other["fitted_on"] == "test split, by image, 0 %, seed 0"
+
+
+def test_a_run_without_a_temperature_says_how_to_fit_it(run, refused, match):
+    evaluate.main(["--run", str(run), "--no-intervals"])
+    (run / "calibration.json").unlink()
+    flags = ["--run", run, "--split", "test", "--output", "out"]
+    match("no temperature .*Fit it anew with", refused(evaluate.main, *flags))
+
+
+def test_another_mix_of_classes_is_shown_without_and_with_it(run, tmp_path, caplog):
+    evaluate.main(["--run", str(run), "--no-intervals"])
+    flags = ["--run", str(run), "--split", "test", "--output", str(tmp_path / "t")]
+    with caplog.at_level("INFO", "xraycomp"):
+        evaluate.main([*flags, "--prior-shift"])
+    assert "Shares of the classes among the 60 images:" in caplog.text
+    report = json.loads((tmp_path / "t" / "metrics.json").read_text())
+    loss = report["overall"]["log_loss"]["value"]
+    rows = [line for line in caplog.text.splitlines() if line.startswith("log loss")]
+    assert len(rows) == 1
+    assert rows[0].split()[2] == f"{loss:.3f}"
+
+
 def test_another_table_does_not_take_the_place_of_the_run_s_own_results(run, refused, match):
     flags = ["--run", run, "--predictions", run / "predictions/val.csv"]
     match("--output FOLDER", refused(evaluate.main, *flags))
@@ -192,16 +310,19 @@ def test_one_door_for_both_kinds(tmp_path):
     assert results.report == judge(competition, *seen, resamples=9)
     assert results.report["note"] == "drawn phantoms, not X-rays"
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(results.files)
-    assert set(results.files) == {"confusion.png", "metrics.json", "roc.png"}
+    both = {"calibration.json", "metrics.json", "reliability.png", "roc.png"}
+    assert set(results.files) == {"confusion.png", *both}
     findings = dataclasses.replace(competition, task="multilabel", metric="auroc")
     kept = write_results(tmp_path / "kept", findings, *seen, thresholds="youden", resamples=9)
-    assert set(kept.files) == {"metrics.json", "roc.png", "thresholds.json"}
+    assert set(kept.files) == {"thresholds.json", *both}
     assert Thresholds.read(tmp_path / "kept", NAMES) == kept.thresholds
     assert kept.thresholds.criterion == "youden"
-    again = write_results(tmp_path / "again", findings, *seen, thresholds=kept.thresholds)
+    options = {"thresholds": kept.thresholds, "calibration": kept.calibration}
+    again = write_results(tmp_path / "again", findings, *seen, **options, resamples=9)
     assert again.thresholds is kept.thresholds
+    assert again.calibration is kept.calibration
     assert sorted(path.name for path in (tmp_path / "again").iterdir()) == sorted(again.files)
-    assert set(again.files) == {"metrics.json", "roc.png"}
+    assert set(again.files) == both - {"calibration.json"}
     targets[0, 1] = np.nan
     report = judge(findings, targets, probs, "test split", resamples=9)
     assert report["thresholds"] == "0.5 for all"
@@ -231,3 +352,123 @@ def test_images_of_which_nothing_is_known_are_not_judged(run, tmp_path, refused,
     table.iloc[11:].to_csv(tmp_path / "P.csv", index=False)
     said = r"lack 1 of 50 images of the val split: val10\. Write them with: .* --split val"
     match(said, refused(evaluate.main, *flags, "--output", tmp_path / "out"))
+
+
+def test_two_runs_are_compared_on_the_same_images(run, tmp_path, caplog):
+    other = write_run(tmp_path / "other", noise=3)
+    for folder in (run, other):
+        evaluate.main(["--run", str(folder), "--no-intervals"])
+    out = tmp_path / "out"
+    with caplog.at_level("INFO", "xraycomp"):
+        evaluate.main(["--compare", str(other), str(run), "--output", str(out)])
+    found = json.loads((out / "comparison.json").read_text())
+    assert (found["a"], found["b"], found["n"]) == (str(other), str(run), 60)
+    assert found["split"] == "validation split, by image, 10 %, seed 0"
+    for name, folder in (("a", other), ("b", run)):
+        own = json.loads((folder / "metrics.json").read_text())
+        for figure in ("macro_auroc", "macro_f1", "accuracy"):
+            assert found["overall"][figure][name] == own["overall"][figure]["value"]
+        assert (
+            found["classes"]["Hernia"]["auroc"][name] == own["classes"]["Hernia"]["auroc"]["value"]
+        )
+    assert found["overall"]["macro_auroc"]["difference"]["low"] > 0
+    assert "b is better by" in caplog.text
+
+
+def test_runs_of_other_images_or_labels_are_not_compared(run, tmp_path, refused, match):
+    other = write_run(tmp_path / "other")
+    manifest = pd.read_csv(other / "manifest.csv", keep_default_na=False, dtype=str)
+    labels = manifest["label"].where(manifest["image"] != "val3", "|".join(NAMES))
+    write_csv(other / "manifest.csv", manifest.assign(label=labels))
+    said = r"1 of 60 images have other labels in .*other than in .*run \(val3\)\. Train both"
+    match(said, refused(evaluate.main, "--compare", run, other))
+    write_csv(other / "manifest.csv", manifest[manifest["image"] != "val3"])
+    said = r"not judged on the same images: they have 60 and 59, and 1 are in one .* only \(val3\)"
+    match(said, refused(evaluate.main, "--compare", run, other))
+
+
+def test_two_tables_of_predictions_are_compared_whatever_their_order(tables, tmp_path, caplog):
+    targets, probs = tables
+    table = pd.read_csv(tmp_path / "P.csv")
+    flags = ["--labels", str(tmp_path / "L.csv"), "--output", str(tmp_path)]
+    table[["file", "pred_Hernia", "pred_Effusion", "pred_Atelectasis"]].sort_values("file").to_csv(
+        tmp_path / "Q.csv", index=False
+    )
+    both = [str(tmp_path / "P.csv"), str(tmp_path / "Q.csv")]
+    evaluate.main(["--compare", *both, *flags])
+    found = json.loads((tmp_path / "comparison.json").read_text())
+    area = roc_auc_score(targets, probs, average="macro")
+    figure = found["overall"]["macro_auroc"]
+    assert figure["a"] == figure["b"] == pytest.approx(area)
+    assert figure["p"] == found["mcnemar"]["overall"]["p"] == 1
+
+
+def test_a_run_is_sliced_by_the_columns_of_its_manifest(run, caplog, refused, match):
+    manifest = pd.read_csv(run / "manifest.csv", keep_default_na=False, dtype=str)
+    view = np.array(["PA", "AP"])[np.arange(len(manifest)) % 2]
+    write_csv(run / "manifest.csv", manifest.assign(view=view, sex="F"))
+    measured = manifest[["image", "split"]].assign(
+        width=np.where(np.arange(len(manifest)) < 30, 512, 1024), height=2000, brightness=99.5
+    )
+    write_csv(run / "features.csv", measured)
+    with caplog.at_level("INFO", "xraycomp"):
+        evaluate.main(["--run", str(run), "--slices", "view"])
+    kept = json.loads((run / "thresholds.json").read_text())["thresholds"]
+    found = json.loads((run / "slices.json").read_text())
+    columns = {(part["column"], part["value"]): part for part in found["slices"]}
+    assert set(columns) == {
+        ("view", "PA"),
+        ("view", "AP"),
+        ("shorter side", "512"),
+        ("shorter side", "1024"),
+    }
+    targets, probs = planted(60)
+    called = probs[::2] >= list(kept.values())
+    figures = columns["view", "PA"]["figures"]
+    wanted = f1_score(targets[::2], called, average="macro")
+    assert figures["macro_f1"]["value"] == pytest.approx(wanted)
+    assert "view: PA" in caplog.text
+    assert "shorter side" not in caplog.text
+    match(
+        "no slices by sex: .* slices by: .*view",
+        refused(evaluate.main, "--run", run, "--slices", "sex"),
+    )
+
+
+def test_doubts_come_from_what_each_run_held_out(tmp_path, draw, caplog, refused, match):
+    folds, root = [], tmp_path / "films"
+    for fold, name in enumerate(("fold0", "fold1")):
+        folder = write_run(tmp_path / name)
+        manifest = pd.read_csv(folder / "manifest.csv", keep_default_na=False, dtype=str)
+        # What is held out by the one is learned by the other.
+        manifest["split"] = np.where(manifest["split"] == ("val", "test")[fold], "val", "train")
+        manifest["path"] = manifest["image"] + ".png"
+        write_csv(folder / "manifest.csv", manifest)
+        table = pd.read_csv(folder / "predictions" / f"{('val', 'test')[fold]}.csv")
+        table.loc[7, list(NAMES)] = [0.001, 0.999, 0.001]
+        write_csv(folder / "predictions" / "val.csv", table)
+        settings = TrainConfig(data=root, competition="toy", folds=2, fold=fold)
+        write_json(folder / "config.json", settings.to_json())
+        folds.append(folder)
+    wrong = pd.read_csv(folds[0] / "manifest.csv", keep_default_na=False, dtype=str)
+    wrong.loc[[7, 67], "label"] = "Hernia"
+    for folder in folds:
+        own = pd.read_csv(folder / "manifest.csv", keep_default_na=False, dtype=str)
+        write_csv(folder / "manifest.csv", own.assign(label=wrong["label"]))
+    match("Say where the doubts of several runs", refused(evaluate.main, "--doubts", *folds))
+    out = tmp_path / "out"
+    with caplog.at_level("INFO", "xraycomp"):
+        evaluate.main(["--doubts", *map(str, folds), "--output", str(out)])
+    table = pd.read_csv(out / "label_doubts.csv")
+    assert set(table["image"][:2]) == {"val7", "test7"}
+    assert table["label"][0] == "not Effusion"
+    assert {image.rstrip("0123456789") for image in table["image"]} == {"val", "test"}
+    assert "listed without their films: There is nothing at" in caplog.text
+    assert not (out / "label_doubts.png").exists()
+    for image in wrong["image"]:
+        draw(root / f"{image}.png")
+    evaluate.main(["--doubts", *map(str, folds), "--output", str(out)])
+    assert (out / "label_doubts.png").is_file()
+    evaluate.main(["--doubts", str(folds[0])])
+    alone = pd.read_csv(folds[0] / "label_doubts.csv")
+    assert {image[:3] for image in alone["image"]} == {"val"}

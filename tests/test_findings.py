@@ -193,6 +193,34 @@ def test_predict_and_evaluate_do_what_train_did(run, tmp_path):
     )
 
 
+@pytest.mark.parametrize("flag", ["--calibrated", "--prior-shift"])
+def test_what_findings_are_called_stays_where_their_probabilities_change(run, tmp_path, flag):
+    tables = {}
+    for name, flags in {"plain": [], "changed": [flag]}.items():
+        output, called = tmp_path / f"{name}.csv", tmp_path / f"{name}-called.csv"
+        places = ["--output", str(output), "--called", str(called)]
+        predict.main(["--runs", str(run), "--split", "test", *flags, *places])
+        tables[name] = pd.read_csv(output)[list(CLASSES)].to_numpy(), called.read_text()
+    assert tables["plain"][1] == tables["changed"][1]
+    assert np.abs(tables["plain"][0] - tables["changed"][0]).max() > 0.001
+    for c in range(3):  # the ranking stays
+        order = np.argsort(tables["plain"][0][:, c])
+        assert (np.diff(tables["changed"][0][order, c]) >= -1e-6).all()
+
+
+def test_the_temperature_of_validation_is_used_on_the_test_split(run):
+    val, test = (
+        json.loads((folder / "metrics.json").read_text())["calibration"]
+        for folder in (run, run / "test")
+    )
+    kept = json.loads((run / "calibration.json").read_text())
+    for report in (val, test):
+        assert {key: report[key] for key in kept} == kept
+    assert "validation split" in kept["fitted_on"]
+    assert not (run / "test" / "calibration.json").exists()
+    assert (run / "test" / "reliability.png").is_file()
+
+
 STAGED = ["--stages", "head:0.01:1 layer4:0.003:2 all:0.001:1", "--loss", "weighted_bce"]
 TIMES = ["seconds", "data_seconds", "images_per_second"]
 

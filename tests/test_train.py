@@ -23,6 +23,7 @@ from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 import xraycomp
 from xraycomp import evaluate, predict, submit, train
 from xraycomp.console.errors import UserError
+from xraycomp.judging.calibration import Calibration, fit_temperature
 
 CLASSES = ("stripe", "disc", "blank")  # index order, not alphabetical
 TOML = """
@@ -84,6 +85,8 @@ RUN_FILES = [
     "predictions/test.csv",
     "metrics.json",
     "roc.png",
+    "reliability.png",
+    "calibration.json",
     "confusion.png",
     "submission.csv",
 ]
@@ -229,6 +232,26 @@ def val_of(run):
     return labels, table[list(CLASSES)].to_numpy()
 
 
+def test_the_run_is_looked_at_more_closely(run, trained):
+    """Slices of validation, what the films' frames tell, and doubted labels with their films."""
+    judged = json.loads((run / "metrics.json").read_text())
+    slices = json.loads((run / "slices.json").read_text())
+    shortcuts = json.loads((run / "shortcuts.json").read_text())
+    assert slices["split"] == shortcuts["split"] == judged["split"]
+    assert {part["column"] for part in slices["slices"]} == {"shorter side", "brightness"}
+    assert sum(part["n"] for part in slices["slices"]) == 2 * judged["n"]
+    assert shortcuts["judged"] == judged["n"]
+    measured = pd.read_csv(run / "features.csv")
+    assert len(measured) == 150
+    assert shortcuts["fitted_on"] == (measured["split"] == "train").sum()
+    assert "Macro AUROC of the film's frame alone: border pixels" in trained.stdout
+    doubts = pd.read_csv(run / "label_doubts.csv")
+    val = pd.read_csv(run / "manifest.csv").set_index("image")
+    assert (val["label"][doubts["image"]].to_numpy() == doubts["label"]).all()
+    assert (val["split"][doubts["image"]] == "val").all()
+    assert (run / "label_doubts.png").is_file() == (len(doubts) > 0)
+
+
 def test_what_can_be_learned_is_learned(run, truth):
     labels, probs = val_of(run)
     assert (probs.argmax(axis=1) == labels).mean() > 0.85
@@ -253,7 +276,7 @@ def test_the_judgement_equals_scikit_learn_on_the_predictions(run):
     assert found["macro_f1"] == pytest.approx(best, abs=1e-5)
 
 
-@pytest.mark.parametrize("name", ["roc.png", "confusion.png"])
+@pytest.mark.parametrize("name", ["roc.png", "reliability.png", "confusion.png"])
 def test_the_figures_open(run, name):
     with Image.open(run / name) as figure:
         figure.load()
@@ -328,6 +351,67 @@ def test_predict_averages_runs(run, tmp_path):
     assert not (tmp_path / "mixed.csv").exists()
 
 
+def test_the_temperature_is_kept_and_is_that_of_validation(run):
+    labels, probs = val_of(run)
+    kept = Calibration.read(run)
+    assert kept.fitted_on == json.loads((run / "metrics.json").read_text())["split"]
+    found = fit_temperature(np.eye(3)[labels], probs, multilabel=False)
+    assert kept.temperature == pytest.approx(found, rel=1e-3)
+
+
+def test_predict_writes_calibrated_probabilities_on_request(run, tmp_path, caplog):
+    """A second run with another temperature: each has its own before they are averaged."""
+    other = shutil.copytree(run, tmp_path / "second")
+    Calibration(3.0, "another split").write(other / "calibration.json")
+    plain = pd.read_csv(run / "predictions" / "test.csv")
+    temperatures = [Calibration.read(run), Calibration.read(other)]
+    each = [one.apply(plain[list(CLASSES)].to_numpy(), multilabel=False) for one in temperatures]
+    output = tmp_path / "calibrated.csv"
+    caplog.set_level("INFO", "xraycomp")
+    for runs, expected in (([run], each[0]), ([run, other], np.mean(each, axis=0))):
+        flags = ["--runs", *map(str, runs), "--calibrated", "--output", str(output)]
+        predict.main([*flags, "--called", str(tmp_path / "called.csv")])
+        found = pd.read_csv(output)
+        # A small probability of six decimals has few digits.
+        np.testing.assert_allclose(found[list(CLASSES)], expected, atol=1e-3)
+        assert list(pd.read_csv(tmp_path / "called.csv")["label"]) == list(
+            found[list(CLASSES)].idxmax(axis=1)
+        )
+    assert f"{other}: temperature 3.000, fitted on the another split." in caplog.text
+    before = (run / "predictions" / "test.csv").read_bytes()
+    with pytest.raises(UserError, match="The run's own tables stay as it predicted"):
+        predict.main(["--runs", str(run), "--calibrated"])
+    assert (run / "predictions" / "test.csv").read_bytes() == before
+    (other / "calibration.json").unlink()
+    with pytest.raises(UserError, match="There is no temperature"):
+        predict.main(["--runs", str(run), str(other), "--calibrated", "--output", str(output)])
+
+
+def test_predict_corrects_for_another_mix_of_classes(run, tmp_path, truth, caplog):
+    """A third of the test films are of each class; of those for training half are blank."""
+    both = [run, shutil.copytree(run, tmp_path / "second")]
+    output = tmp_path / "corrected.csv"
+    flags = ["--output", str(output), "--prior-shift"]
+    for runs in ([run], both):
+        with caplog.at_level("INFO", "xraycomp"):
+            predict.main(["--runs", *map(str, runs), *flags])
+        found = pd.read_csv(output).set_index("image")[list(CLASSES)]
+        np.testing.assert_allclose(found.sum(axis=1), 1, atol=2e-6)
+        np.testing.assert_allclose(found.mean(), 1 / 3, atol=0.1)
+        called = found.to_numpy().argmax(axis=1)
+        assert (called == [truth[image] for image in found.index]).mean() > 0.85
+    labels, _ = val_of(run)
+    share = np.bincount(labels)[2] / len(labels)
+    plain = pd.read_csv(run / "predictions" / "test.csv")["blank"].mean()
+    row = f"blank {share:.3f} {plain:.3f} {found['blank'].mean():.3f}"
+    rows = [" ".join(line.split()) for line in caplog.text.splitlines()]
+    assert sum(line.startswith(row) for line in rows) == 2
+    with pytest.raises(UserError, match="--calibrated would do nothing beside --prior-shift"):
+        predict.main(["--runs", str(run), "--calibrated", *flags])
+    with pytest.raises(UserError, match="Say where the table shall go with --output"):
+        predict.main(["--runs", str(run), "--prior-shift"])
+
+
 def test_predict_takes_any_folder_of_images_and_one_image(run, desk, tmp_path, truth):
     folder = tmp_path / "new" / "ward"
     folder.mkdir(parents=True)
@@ -395,6 +479,10 @@ def assert_close(found, wanted, where="report"):
         assert found.keys() == wanted.keys(), where
         for key in wanted:
             assert_close(found[key], wanted[key], f"{where}.{key}")
+    elif isinstance(wanted, list):
+        assert len(found) == len(wanted), where
+        for each, other in zip(found, wanted, strict=True):
+            assert_close(each, other, where)
     elif isinstance(wanted, float):
         assert found == pytest.approx(wanted, abs=1e-4), where
     else:

@@ -2,24 +2,28 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
-
-import numpy as np
-from numpy.typing import NDArray
 
 from xraycomp.console.command import parse_flags, refuse_flags, run_command
 from xraycomp.console.errors import UserError
 from xraycomp.console.help import Help
-from xraycomp.data.competition import Competition, Labelled
-from xraycomp.data.labels import is_labelled
-from xraycomp.data.matching import Reading, match_tables
-from xraycomp.data.predictions import labelled_rows, read_predictions
-from xraycomp.judging.metrics import judge
+from xraycomp.data.competition import Competition
+from xraycomp.data.files import write_json
+from xraycomp.data.matching import Reading
+from xraycomp.data.predictions import labelled_rows
+from xraycomp.job.evidence import Evidence, find_films, read_split, read_tables
+from xraycomp.judging.calibration import Calibration
+from xraycomp.judging.comparison import COMPARISON, compare, same_images
+from xraycomp.judging.comparison_table import format_comparison
+from xraycomp.judging.doubts import doubt_labels, format_doubts, pool_held_out, write_doubts
+from xraycomp.judging.metrics import PHANTOMS, judge
+from xraycomp.judging.prior_shift import Reference, fit_reference, show_shift
 from xraycomp.judging.results import write_results
+from xraycomp.judging.slices import SLICES, check_slices, format_slices, judge_slices
 from xraycomp.judging.table import format_table
-from xraycomp.judging.thresholds import Criterion, Thresholds
+from xraycomp.judging.thresholds import Criterion, Thresholds, named_criterion
 from xraycomp.model.run import RunFolder
 
 log = logging.getLogger("xraycomp.evaluate")  # run as a command, __name__ is __main__
@@ -29,12 +33,16 @@ HELP = Help(
     examples=(
         "--run runs/NAME",
         "--predictions mean.csv --labels truth.csv --output results/",
+        "--compare runs/A runs/B",
+        "--doubts runs/FOLD0 runs/FOLD1 --output doubts/",
     ),
-    first="run split predictions labels output thresholds metric intervals",
+    first="run split predictions labels output compare slices doubts thresholds metric intervals",
     groups={
         "Reading the tables": "columns classes label_column prediction_id label_id separator "
         "none task",
         "Images": "image_list split_name",
+        "Another mix of classes": "prior_shift",
+        "Thresholds": "threshold_criterion sensitivity",
     },
 )
 
@@ -44,10 +52,17 @@ _FOR_TABLES = {
 }
 """Flags that say how to read tables, of which a run knows everything."""
 
+_FOR_ONE = {
+    *("run", "predictions", "thresholds", "threshold_criterion", "sensitivity", "prior_shift"),
+    *("slices", "intervals"),
+}
+"""Flags that say how the predictions of one are judged."""
+
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Judge a run's predictions of a labelled split, or any table of predictions by any labels."""
+    """Judge a run's predictions of a labelled split, or any table of predictions by any labels;
+    compare two; find labels that may be wrong."""
 
     run: Path | None = None
     """The run folder whose competition and labels are used."""
@@ -84,6 +99,22 @@ class EvaluateConfig:
     thresholds: Path | None = None
     """The thresholds.json at which findings are called. Default: chosen on a run's val split; kept
     for its other splits; 0.5 without a run."""
+    threshold_criterion: Literal["", "f1", "youden", "sensitivity"] = ""
+    """Choose thresholds anew on these images: for the best F1, the best sensitivity + specificity
+    (youden), or the highest that reach --sensitivity. Default: as the run was trained."""
+    sensitivity: float = 0.95
+    """Share of a finding's images that are to be called, for --threshold-criterion sensitivity."""
+    prior_shift: bool = False
+    """Also show the figures with probabilities corrected for the mix of classes of these images, as
+    predict --prior-shift does; needs a run."""
+    compare: tuple[Path, ...] = ()
+    """Two runs (with --labels: tables) of which the second may be better; it is asked on the same
+    images, with intervals of the differences and McNemar's test."""
+    slices: tuple[str, ...] = ()
+    """Columns whose slices of a run's images are shown, such as view sex age. Default: all."""
+    doubts: tuple[Path, ...] = ()
+    """Runs, such as all folds, that contradict labels of what they held out; each image is judged
+    only by runs that have not learned it. The labels are listed with their films."""
     intervals: bool = True
     """Give every figure its 95 % interval; without, only where there is a formula, and fast."""
     output: Path | None = None
@@ -91,70 +122,167 @@ class EvaluateConfig:
     they are only shown."""
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """Probabilities and the truth, and how they are judged."""
-
-    competition: Competition
-    targets: NDArray[np.floating]
-    probs: NDArray[np.floating]
-    judged_on: str
-    thresholds: Thresholds | Criterion | None
-    folder: Path | None
-    """Where the results go; None: they are only shown."""
-    remarks: tuple[str, ...] = ()
-
-
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
-    """Do what ``config`` describes and return the report.
+    """Do what ``config`` describes and return the report, or what else was found.
 
     Raises ``UserError`` for a missing split, unlabelled images, images without a prediction, and
     tables that do not fit each other.
     """
+    if config.compare:
+        return _compare(config)
+    if config.doubts:
+        return _doubt(config)
+    wished = config.sensitivity != EvaluateConfig.sensitivity
+    if wished and config.threshold_criterion != "sensitivity":
+        raise UserError(
+            "--sensitivity is for --threshold-criterion sensitivity. Give both, or leave it out."
+        )
     if config.run is not None and config.labels is not None:
         raise UserError("Give --run, which has its labels, or --labels, not both.")
     if config.run is not None:
         refuse_flags(config, _FOR_TABLES, "--run, which settles that")
-        given = _read_run(config, RunFolder.open(config.run))
-    elif config.labels is not None and config.predictions is not None:
-        refuse_flags(config, {"split"}, "--labels")
+        return _judge_run(config, RunFolder.open(config.run))
+    if config.labels is not None and config.predictions is not None:
+        refuse_flags(config, {"split", "slices", "prior_shift"}, "--labels")
         given = _read_tables(config, config.predictions, config.labels)
-    else:
-        raise UserError("Say what to judge: --run RUN, or --predictions P.csv --labels L.csv.")
-    asked = (given.competition, given.targets, given.probs, given.judged_on)
-    options: dict[str, Any] = {
-        "thresholds": given.thresholds,
-        "resamples": 1000 if config.intervals else 0,
-    }
-    files: tuple[str, ...] = ()
-    if given.folder is None:
-        report = judge(*asked, **options)
-    else:
-        results = write_results(given.folder, *asked, **options)
-        report, files = results.report, results.files
-    for remark in given.remarks:
-        log.info(remark)
-    log.info("\n%s\n", format_table(report))
-    if files:
-        log.info("Wrote %s: %s.", given.folder, ", ".join(files))
+        for remark in given.remarks:
+            log.info(remark)
+        return _judge(config, given, config.output, _thresholds(config, given.competition))
+    raise UserError("Say what to judge: --run RUN, or --predictions P.csv --labels L.csv.")
+
+
+def _judge_run(config: EvaluateConfig, run: RunFolder) -> dict[str, Any]:
+    split, folder = config.split, config.output
+    if config.predictions:
+        refuse_flags(config, {"prior_shift"}, "--predictions, since it starts from the run's own")
+    given = read_split(run, split, config.predictions)
+    if folder is None and (config.predictions or split != "val"):
+        raise UserError("Say where the results shall go with --output FOLDER.")
+    if config.threshold_criterion and split != "val":
+        raise UserError(
+            f"--threshold-criterion is for the val split; on {split} findings are called as that "
+            "one has chosen. Leave it out."
+        )
+    trained, competition = run.config(), given.competition
+    thresholds = _thresholds(config, competition)
+    if split != "val":
+        thresholds = thresholds or _read_thresholds(run.path, competition)
+    elif not thresholds:
+        thresholds = named_criterion(trained.threshold_criterion, trained.sensitivity)
+    # What others predict has not the run's temperature.
+    own = split != "val" and not config.predictions
+    calibration = Calibration.read(run.path) if own else None
+    reference = _reference(run) if config.prior_shift else None
+    report = _judge(config, given, folder or run.path, thresholds, calibration)
+    if reference:
+        shown = (competition, given.targets, given.probs, reference, report)
+        log.info("%s\n", show_shift(*shown))
+        if split == "val":
+            log.info("The correction was fitted on these images: it looks too good on them.\n")
     return report
 
 
-def _read_run(config: EvaluateConfig, run: RunFolder) -> Evidence:
-    competition, manifest, split = run.competition(), run.manifest(), config.split
-    if not is_labelled(manifest["label"][manifest["split"] == split]).any():
-        raise UserError(f"{run.path} has no labelled split {split!r}. Choose val or train.")
-    path = config.predictions or run.predictions_path(split)
-    table = read_predictions(path, competition.classes)
-    targets, probs = labelled_rows(manifest, split, table, competition.classes)
-    folder = config.output
-    if folder is None and (config.predictions or split != "val"):
-        raise UserError("Say where the results shall go with --output FOLDER.")
-    thresholds: Thresholds | Criterion | None = run.config().threshold_criterion
-    if config.thresholds or split != "val":
-        thresholds = _read_thresholds(config.thresholds or run.path, competition)
-    judged_on = run.config().split_plan().describe(split, manifest)
-    return Evidence(competition, targets, probs, judged_on, thresholds, folder or run.path)
+def _judge(
+    config: EvaluateConfig,
+    given: Evidence,
+    folder: Path | None,
+    thresholds: Thresholds | Criterion | None,
+    calibration: Calibration | None = None,
+) -> dict[str, Any]:
+    """Judge the evidence, show it, and leave the results in ``folder`` if there is one."""
+    asked = (given.competition, given.targets, given.probs, given.judged_on)
+    resamples = 1000 if config.intervals else 0
+    if given.slice_by is not None:
+        check_slices(config.slices, given.slice_by.columns)
+    if folder is None:
+        given_thresholds = thresholds if isinstance(thresholds, Thresholds) else None
+        report = judge(*asked, thresholds=given_thresholds, resamples=resamples)
+        log.info("\n%s\n", format_table(report))
+        return report
+    results = write_results(
+        folder, *asked, thresholds=thresholds, calibration=calibration, resamples=resamples
+    )
+    files = list(results.files)
+    log.info("\n%s\n", format_table(results.report))
+    if given.slice_by is not None:
+        options: dict[str, Any] = {"thresholds": results.thresholds, "resamples": resamples}
+        slices = judge_slices(*asked, given.slice_by, **options)
+        write_json(folder / SLICES, slices)
+        files.append(SLICES)
+        log.info("%s\n", format_slices(slices, config.slices))
+    log.info("Wrote %s: %s.", folder, ", ".join(files))
+    return results.report
+
+
+def _reference(run: RunFolder) -> Reference:
+    competition = run.competition()
+    known = labelled_rows(run.manifest(), "val", run.predictions("val"), competition.classes)
+    return fit_reference(competition, *known)
+
+
+def _compare(config: EvaluateConfig) -> dict[str, Any]:
+    refuse_flags(config, {*_FOR_ONE, "doubts"}, "--compare")
+    if config.labels:
+        refuse_flags(config, {"split"}, "--labels")
+    else:
+        refuse_flags(config, _FOR_TABLES, "runs, which settle that")
+    if len(config.compare) != 2:
+        raise UserError(
+            f"--compare needs two runs, or two tables of predictions and --labels; "
+            f"{len(config.compare)} were given."
+        )
+    paths, names = config.compare, (str(config.compare[0]), str(config.compare[1]))
+    first = _read_one(config, paths[0])
+    second = _read_one(replace(config, classes=first.competition.classes), paths[1])
+    if first.competition.classes != second.competition.classes:
+        raise UserError(f"{names[0]} and {names[1]} have different classes. Judge each by itself.")
+    places = same_images(names, (first.images, second.images), (first.targets, second.targets))
+    kept = [None if config.labels else _read_thresholds(p, first.competition) for p in paths]
+    comparison = compare(
+        first.competition,
+        first.targets,
+        (first.probs, second.probs[places]),
+        names,
+        first.judged_on,
+        thresholds=(kept[0], kept[1]),
+    )
+    log.info("\n%s\n", format_comparison(comparison))
+    if config.output:
+        write_json(config.output / COMPARISON, comparison)
+        log.info("Wrote %s.", config.output / COMPARISON)
+    return comparison
+
+
+def _read_one(config: EvaluateConfig, path: Path) -> Evidence:
+    """One of two that are compared."""
+    if config.labels:
+        return _read_tables(config, path, config.labels)
+    if path.is_file():
+        raise UserError(f"{path} is a table. Name the table of the labels with --labels.")
+    return read_split(RunFolder.open(path), config.split)
+
+
+def _doubt(config: EvaluateConfig) -> dict[str, Any]:
+    refuse_flags(config, {*_FOR_ONE, *_FOR_TABLES, "labels"}, "--doubts")
+    if config.split == "train":
+        raise UserError("The runs have learned the labels of --split train. Choose val or test.")
+    runs = [RunFolder.open(path) for path in config.doubts]
+    folder = config.output or (runs[0].path if len(runs) == 1 else None)
+    if folder is None:
+        raise UserError("Say where the doubts of several runs shall go with --output FOLDER.")
+    parts = [read_split(run, config.split) for run in runs]
+    competition = parts[0].competition
+    if any(part.competition.classes != competition.classes for part in parts):
+        raise UserError("The runs have different classes. Take those of one competition's folds.")
+    images, targets, probs = pool_held_out([(p.images, p.targets, p.probs) for p in parts])
+    one_class = not competition.multilabel
+    doubts = doubt_labels(images, targets, probs, competition.classes, one_class=one_class)
+    log.info("\n%s\n", format_doubts(doubts))
+    title = f"{competition.slug}: labels to look at again, of {len(images):,} images"
+    note = PHANTOMS if competition.drawn else None
+    files = write_doubts(folder, doubts, find_films(runs), title, note)
+    log.info("Wrote %s: %s.", folder, ", ".join(files))
+    return {"n": len(images), "doubts": len(doubts)}
 
 
 def _read_tables(config: EvaluateConfig, predictions: Path, labels: Path) -> Evidence:
@@ -167,28 +295,30 @@ def _read_tables(config: EvaluateConfig, predictions: Path, labels: Path) -> Evi
         separator=config.separator,
         none=config.none,
     )
-    matched = match_tables(predictions, labels, reading, config.image_list)
-    task = config.task
-    if task == "auto":
-        task = "multilabel" if matched.multilabel else "multiclass"
-    competition = Competition(
-        slug=labels.stem,
-        title=labels.stem,
-        source="dataset",
-        task=task,
-        classes=matched.classes,
+    return read_tables(
+        predictions,
+        labels,
+        reading,
+        image_list=config.image_list,
+        name=config.split_name,
+        task=config.task,
         metric=config.metric,
-        train=Labelled(images=".", labels=str(labels)),
     )
-    return Evidence(
-        competition,
-        matched.targets,
-        matched.probs,
-        judged_on=config.split_name or (config.image_list or labels).name,
-        thresholds=_read_thresholds(config.thresholds, competition) if config.thresholds else None,
-        folder=config.output,
-        remarks=matched.remarks,
-    )
+
+
+def _thresholds(config: EvaluateConfig, competition: Competition) -> Thresholds | Criterion | None:
+    """What the flags say of thresholds, if anything."""
+    if not config.threshold_criterion:
+        return _read_thresholds(config.thresholds, competition) if config.thresholds else None
+    refuse_flags(config, {"thresholds"}, "--threshold-criterion")
+    if not competition.multilabel:
+        raise UserError(
+            "--threshold-criterion is for findings; here an image has one class and is called the "
+            "most probable one. Leave it out."
+        )
+    if config.run is None and config.output is None:
+        raise UserError("Say with --output FOLDER where the chosen thresholds.json shall go.")
+    return named_criterion(config.threshold_criterion, config.sensitivity)
 
 
 def _read_thresholds(path: Path, competition: Competition) -> Thresholds | None:

@@ -2,23 +2,26 @@
 
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 
-from xraycomp.console.command import parse_flags, run_command
+from xraycomp.console.command import parse_flags, refuse_flags, run_command
 from xraycomp.console.errors import UserError, listing
 from xraycomp.console.help import Help
 from xraycomp.data.dataset import load_dataset
 from xraycomp.data.files import write_csv
 from xraycomp.data.labels import decode_targets
 from xraycomp.data.manifest import list_folder
-from xraycomp.data.predictions import ID, probability_table
+from xraycomp.data.predictions import ID, labelled_rows, probability_table
 from xraycomp.data.source import Source, open_source
+from xraycomp.judging.calibration import Calibration
+from xraycomp.judging.prior_shift import Reference, fit_reference, format_shift, reestimate
 from xraycomp.judging.thresholds import Thresholds, hard_labels
 from xraycomp.model.checkpoint import load_best
 from xraycomp.model.device import choose_device
@@ -32,9 +35,11 @@ HELP = Help(
     examples=(
         "--runs runs/NAME --split test",
         "--runs runs/A runs/B --images my-images/ --output mean.csv",
+        "--runs runs/NAME --split test --calibrated --output calibrated.csv",
     ),
-    first="runs split images output called tta",
+    first="runs split images output called calibrated tta",
     groups={
+        "Another mix of classes": "prior_shift",
         "Labels": "thresholds",
         "Machine": "device batch_size workers skip_broken",
     },
@@ -57,7 +62,15 @@ class PredictConfig:
     """Also write a table of what each image is called; the most probable class, or every finding
     from its threshold on (the run's, or --thresholds)."""
     thresholds: Path | None = None
-    """The thresholds.json for --called, such as one that evaluate chose for an ensemble."""
+    """The thresholds.json for --called, such as one that evaluate chose for an ensemble. They are
+    for probabilities as predicted, from which findings are called whatever is written: neither
+    --calibrated nor --prior-shift changes that."""
+    calibrated: bool = False
+    """Write probabilities at the run's temperature; of several runs, each at its own before they
+    are averaged."""
+    prior_shift: bool = False
+    """Correct for a mix of classes that differs from that of the run's validation split, estimated
+    from these images (Saerens et al. 2002), and show it; this calibrates, too."""
     tta: bool = False
     """Average over each image and its mirror image."""
     batch_size: int | None = None
@@ -79,6 +92,8 @@ def predict(config: PredictConfig) -> Path:
         raise UserError("No run was given. Name at least one with --runs runs/NAME.")
     if config.batch_size is not None and config.batch_size < 1:
         raise UserError(f"--batch-size is {config.batch_size}; it must be at least 1.")
+    if config.prior_shift:
+        refuse_flags(config, {"calibrated"}, "--prior-shift, which calibrates in its own way")
     runs = [RunFolder.open(path) for path in config.runs]
     competition = runs[0].competition()
     classes = competition.classes
@@ -89,9 +104,11 @@ def predict(config: PredictConfig) -> Path:
                 "Predict with each by itself."
             )
     output = config.output or _default_output(config, runs)
+    # All that is needed is read now: an error after an hour of predicting would come late.
+    temperatures = [Calibration.read(run.path) for run in runs] if config.calibrated else []
+    references = [_reference(run) for run in runs] if config.prior_shift else []
     limits = None
     if config.called and competition.multilabel:
-        # Read now: an error after an hour of predicting would come late.
         if len(runs) > 1 and not config.thresholds:
             raise UserError(
                 "The thresholds of one run do not fit the mean of several. Choose some with "
@@ -108,17 +125,48 @@ def predict(config: PredictConfig) -> Path:
                 f"{run.path} and {runs[0].path} do not hold the same {config.split} images. "
                 "Predict with each by itself."
             )
-    mean = np.mean([table[list(classes)].to_numpy() for table in tables], axis=0)
-    write_csv(output, probability_table(list(images), mean, classes))
+    each = [table[list(classes)].to_numpy() for table in tables]
+    plain = written = np.mean(each, axis=0)
+    if temperatures:
+        for run, calibration in zip(runs, temperatures, strict=True):
+            log.info("%s: %s.", run.path, calibration)
+        written = _mean(
+            calibration.apply(probs, multilabel=competition.multilabel)
+            for calibration, probs in zip(temperatures, each, strict=True)
+        )
+    if references:
+        fitting = _mean(one.apply(probs) for one, probs in zip(references, each, strict=True))
+        shares = _mean(one.shares for one in references)
+        shift = reestimate(fitting, shares, multilabel=competition.multilabel)
+        log.info("\n%s\n", format_shift(classes, plain, shares, shift))
+        written = shift.probs
+    write_csv(output, probability_table(list(images), written, classes))
     log.info("Wrote %s: %s images.", output, f"{len(images):,}")
     if config.called:
-        called = decode_targets(hard_labels(mean, limits), classes)
+        judged = plain if competition.multilabel else written
+        called = decode_targets(hard_labels(judged, limits), classes)
         write_csv(config.called, pd.DataFrame({ID: images, "label": called}))
         log.info("Wrote %s: what they are called.", config.called)
     return output
 
 
+def _mean(arrays: Iterable[NDArray[np.float64]]) -> NDArray[np.float64]:
+    mean: NDArray[np.float64] = np.mean(list(arrays), axis=0)
+    return mean
+
+
+def _reference(run: RunFolder) -> Reference:
+    competition = run.competition()
+    known = labelled_rows(run.manifest(), "val", run.predictions("val"), competition.classes)
+    return fit_reference(competition, *known)
+
+
 def _default_output(config: PredictConfig, runs: list[RunFolder]) -> Path:
+    if config.calibrated or config.prior_shift:
+        raise UserError(
+            "Say where the table shall go with --output FILE.csv. The run's own tables stay as it "
+            "predicted, since temperature and thresholds are for those."
+        )
     if len(runs) > 1 or config.images:
         raise UserError(
             "Say where the table shall go with --output FILE.csv, since it belongs to no single "

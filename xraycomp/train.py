@@ -55,7 +55,7 @@ HELP = Help(
         "clip_grad ema_decay",
         "Loss": "gamma alpha gamma_neg gamma_pos margin max_weight label_smoothing",
         "Rare classes": "weighted_sampling class_weights",
-        "Best epoch and thresholds": "monitor patience threshold_criterion",
+        "Best epoch and thresholds": "monitor patience threshold_criterion sensitivity",
         "Images and augmentation": "resize_size start_size random_crop flip rotation scale shift "
         "brightness contrast erasing mixup tta",
         "Split": "test_fraction val_fraction folds fold keep_duplicates_together",

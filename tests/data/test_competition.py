@@ -95,6 +95,9 @@ projection = "Frontal"
 
 [train.names]
 "Effusion, pleural" = "Pleural Effusion"
+
+[train.columns]
+"age in years" = "Alter, Jahre"
 """
 
 
@@ -212,6 +215,10 @@ def change(text: str, old: str, new: str) -> str:
         ('images = "train"', 'images = "/abs/train"', "train.images"),
         ('images = "train"', 'images = "../train"', "train.images"),
         ('images = "test"', 'images = ""', "test.images"),
+        ("[test]", "[train.columns]\npath = 'View'\n\n[test]", "called 'path', which is taken"),
+        ("[test]", "[train.columns]\nview = ''\n\n[test]", "train.columns.view is empty"),
+        ("[test]", "[train.columns]\nview = 1\n\n[test]", "view must be a text in quotes"),
+        ("[test]", "[train.columns]\nview = 'View'\n\n[test]", "not a CSV table"),
     ],
 )
 def test_a_mistake_in_the_file_is_told_with_the_file_and_the_key(old, new, complaint):

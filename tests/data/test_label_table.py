@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from xraycomp.console.errors import UserError
+from xraycomp.data.competition import COLUMNS
 from xraycomp.data.competition_file import load_competition, parse_competition
 from xraycomp.data.label_table import read_label_table
 from xraycomp.data.labels import encode_targets
@@ -99,6 +100,8 @@ def test_the_nih_set_loads_from_its_folders_table_and_lists(nih):
     ]
     assert list(manifest["patient"][:4]) == ["0", "0", "1", "1"]
     assert list(manifest["split"]) == ["train"] * 12 + ["test"] * 5
+    assert list(manifest.columns) == [*COLUMNS, "view", "sex", "age"]
+    assert manifest[["view", "sex", "age"]].drop_duplicates().values.tolist() == [["PA", "M", "58"]]
     targets = encode_targets(list(manifest["label"]), NIH.classes)
     assert np.array_equal(targets[2:16], np.eye(14))
 

@@ -1,12 +1,14 @@
 """The manifest of folder trees and label tables, and every way in which they can be wrong."""
 
+import dataclasses
+
 import pandas as pd
 import pytest
 
 from xraycomp.console.errors import UserError
-from xraycomp.data.competition import Competition, Labelled
+from xraycomp.data.competition import COLUMNS, Competition, Labelled
 from xraycomp.data.competition_file import load_competition
-from xraycomp.data.manifest import COLUMNS, build_manifest, find_images, list_folder
+from xraycomp.data.manifest import build_manifest, find_images, list_folder
 
 
 def folders(**changes):
@@ -46,7 +48,7 @@ def tabled(tmp_path, draw):
 
 def test_folders_give_labels_and_the_test_folder_none(tmp_path, draw_tree):
     manifest = build_manifest(folders(), draw_tree(tmp_path, per_class=2, n_test=2))
-    assert list(manifest.columns) == COLUMNS
+    assert list(manifest.columns) == list(COLUMNS)
     assert manifest.to_dict("list") == {
         "image": [
             *("covid/image_0", "covid/image_1", "normal/image_0", "normal/image_1"),
@@ -89,6 +91,20 @@ def test_test_images_stand_in_natural_order(tmp_path, draw_tree):
     manifest = build_manifest(folders(), draw_tree(tmp_path, per_class=1, n_test=21))
     names = manifest["image"][manifest["split"] == "test"]
     assert list(names) == [f"test_{n}" for n in range(21)]
+
+
+def test_columns_of_the_table_that_are_asked_for_stand_in_the_manifest(tmp_path, tabled, draw):
+    tabled(Projection=["PA", "AP"] * 3, Age=["058Y", "", "7", "NA", "61", "61"])
+    draw(tmp_path / "test" / "test_0.png")
+    train = dataclasses.replace(table().train, columns={"age": "Age", "view": "Projection"})
+    manifest = build_manifest(table(train=train, test="test"), tmp_path)
+    assert list(manifest.columns) == [*COLUMNS, "age", "view"]
+    assert list(manifest["age"]) == ["058Y", "", "7", "NA", "61", "61", ""]
+    assert list(manifest["view"]) == ["PA", "AP"] * 3 + [""]
+    assert list(manifest["split"]) == ["train"] * 6 + ["test"]
+    train = dataclasses.replace(train, columns={"sex": "Gender"})
+    with pytest.raises(UserError, match="has no column Gender"):
+        build_manifest(table(train=train), tmp_path)
 
 
 def test_hidden_files_and_files_that_are_no_images_are_left_out(tmp_path, draw_tree, draw, caplog):

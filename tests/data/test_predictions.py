@@ -6,7 +6,12 @@ import pytest
 
 from xraycomp.console.errors import UserError
 from xraycomp.data.files import write_csv
-from xraycomp.data.predictions import labelled_rows, probability_table, read_predictions
+from xraycomp.data.predictions import (
+    labelled_images,
+    labelled_rows,
+    probability_table,
+    read_predictions,
+)
 
 CLASSES = ("normal", "covid")  # a competition's own order is not that of the alphabet
 
@@ -75,3 +80,10 @@ def test_labelled_rows_are_matched_by_id_in_the_order_of_the_manifest():
     assert targets.shape == probs.shape == (0, 2)
     with pytest.raises(UserError, match=r"lack 2 of 3 images of the val split: d, e\. Write them"):
         labelled_rows(manifest, "val", table[table["image"] == "a"], classes)
+
+
+def test_images_of_which_nothing_is_known_are_not_labelled():
+    labels = ["x|?y", "?", "", "?x|?y", "y"]
+    manifest = pd.DataFrame({"image": list("abcde"), "label": labels, "split": ["val"] * 4 + ["t"]})
+    assert list(labelled_images(manifest, "val", ("x", "y"))["image"]) == ["a", "c"]
+    assert labelled_images(manifest, "none", ("x", "y")).empty

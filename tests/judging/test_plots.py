@@ -12,7 +12,13 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from xraycomp.console.errors import UserError
-from xraycomp.judging.plots import PALETTE, plot_confusion, plot_roc
+from xraycomp.judging.plots import (
+    PALETTE,
+    plot_confusion,
+    plot_reliability,
+    plot_roc,
+)
+from xraycomp.judging.reliability import judge_calibration
 
 
 def predictions(n, k):
@@ -97,6 +103,44 @@ def test_confusion_is_drawn(tmp_path, k):
     assert min(picture.shape[:2]) > 400
     assert picture.std() > 10
     assert [file.name for file in tmp_path.iterdir()] == ["confusion.png"]
+
+
+def draw_reliability(path, targets, probs, *, multilabel, **options):
+    report = judge_calibration(
+        np.asarray(targets, float), probs, "a split", None, multilabel=multilabel, resamples=20
+    )
+    plot_reliability(path, report, "a title", **options)
+    return report
+
+
+@pytest.mark.parametrize("multilabel", [False, True])
+def test_the_reliability_diagram_has_a_point_a_bin_before_and_after(tmp_path, drawn, multilabel):
+    labels, probs = predictions(200, 3)
+    path = tmp_path / "reliability.png"
+    report = draw_reliability(path, np.eye(3)[labels], probs, multilabel=multilabel)
+    (axes,) = drawn
+    points = [part for part in axes.collections if hasattr(part, "get_sizes")]
+    texts = [text.get_text() for text in axes.get_legend().get_texts()]
+    for side, part, text in zip(("before", "after"), points, texts, strict=False):
+        bins = report["reliability"][side]
+        expected = [[b["confidence"], b["share"]["value"]] for b in bins]
+        np.testing.assert_allclose(part.get_offsets(), expected)
+        assert part.get_sizes().argmax() == np.argmax([b["n"] for b in bins])
+        assert f"ECE {report[side]['ece']['value']:.3f} (" in text
+    assert texts[0].startswith("as predicted")
+    assert texts[1].startswith(f"at temperature {report['temperature']:.2f}")
+    picture = pixels(path)
+    assert min(picture.shape[:2]) > 500
+    assert all(has_colour(picture, colour) for colour in PALETTE[:2])
+    assert [file.name for file in tmp_path.iterdir()] == ["reliability.png"]
+
+
+@pytest.mark.parametrize("known", [1.0, np.nan])
+def test_the_reliability_of_one_image_or_of_nothing_is_drawn(tmp_path, known):
+    targets = np.array([[known, np.nan]])
+    path = tmp_path / "reliability.png"
+    draw_reliability(path, targets, np.array([[0.7, 0.2]]), multilabel=True, note="phantoms")
+    assert pixels(path).size
 
 
 def test_the_note_is_printed(tmp_path):

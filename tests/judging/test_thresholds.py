@@ -7,7 +7,12 @@ import pytest
 from sklearn.metrics import f1_score, roc_curve
 
 from xraycomp.console.errors import UserError
-from xraycomp.judging.thresholds import Thresholds, choose_thresholds, hard_labels
+from xraycomp.judging.thresholds import (
+    Sensitivity,
+    Thresholds,
+    choose_thresholds,
+    hard_labels,
+)
 
 NAMES = ["Mass", "Edema", "Hernia"]
 SPLIT = "validation split"
@@ -44,6 +49,36 @@ def test_no_threshold_has_a_better_youden_index(digits):
         called = s >= chosen.values[name]
         assert called[y].mean() - called[~y].mean() == pytest.approx((tpr - fpr).max())
     assert str(chosen) == "best sensitivity + specificity on the validation split"
+
+
+@pytest.mark.parametrize("digits", [None, 1])
+@pytest.mark.parametrize("wished", [0.05, 0.5, 0.8, 0.95, 1.0])
+def test_a_wished_sensitivity_is_reached_from_the_highest_threshold_that_can(digits, wished):
+    targets, probs = planted(digits=digits)
+    chosen = choose_thresholds(targets, probs, NAMES, SPLIT, Sensitivity(wished))
+    for c, name in enumerate(NAMES):
+        known = ~np.isnan(targets[:, c])
+        y, s = targets[known, c] == 1, probs[known, c]
+        reaching = [level for level in np.unique(s) if (s[y] >= level).mean() >= wished - 1e-12]
+        np.testing.assert_array_equal(s >= chosen.values[name], s >= max(reaching))
+        assert chosen.values[name] <= max(reaching)
+    assert str(chosen) == f"sensitivity of at least {wished:g} on the validation split"
+
+
+def test_a_wished_sensitivity_is_not_missed_by_rounding():
+    scores = np.arange(1, 21)[:, None] / 20
+    targets = np.ones((21, 1))
+    targets[20] = 0
+    found = choose_thresholds(targets, np.r_[scores, [[0.0]]], ["a"], SPLIT, Sensitivity(0.95))
+    assert found.values["a"] == pytest.approx(0.075)  # 19 of 20 from 0.1 on
+    found = choose_thresholds(targets, np.r_[scores, [[0.0]]], ["a"], SPLIT, Sensitivity(0.951))
+    assert found.values["a"] == pytest.approx(0.025)
+
+
+@pytest.mark.parametrize("wished", [0, -0.1, 1.01, np.nan])
+def test_what_is_no_share_cannot_be_wished(wished):
+    with pytest.raises(UserError, match="more than 0 and at most 1"):
+        Sensitivity(wished)
 
 
 def test_a_threshold_lies_between_probabilities_and_is_the_highest_of_equals():
@@ -92,8 +127,9 @@ def test_hard_labels_are_the_most_probable_class_or_all_from_their_thresholds_on
     np.testing.assert_array_equal(hard_labels(np.eye(3) * [0.9, 0.9, 0], found.limits), called)
 
 
-def test_thresholds_come_back_from_their_file(tmp_path):
-    chosen = choose_thresholds(*planted(), NAMES, SPLIT)
+@pytest.mark.parametrize("criterion", ["f1", "youden", Sensitivity(0.9)])
+def test_thresholds_come_back_from_their_file(tmp_path, criterion):
+    chosen = choose_thresholds(*planted(), NAMES, SPLIT, criterion)
     path = tmp_path / "thresholds.json"
     chosen.write(path)
     assert Thresholds.read(path, NAMES) == Thresholds.read(tmp_path, NAMES) == chosen
@@ -101,7 +137,8 @@ def test_thresholds_come_back_from_their_file(tmp_path):
         with pytest.raises(UserError, match=f"for other classes than {', '.join(others)}"):
             Thresholds.read(path, others)
     content = json.loads(path.read_text())
-    assert content["criterion"] == "f1"
+    assert content["criterion"] == (criterion if isinstance(criterion, str) else "sensitivity")
+    assert content.get("sensitivity") == (None if isinstance(criterion, str) else 0.9)
     assert content["split"] == SPLIT
     assert list(content["thresholds"]) == NAMES
 
@@ -109,7 +146,10 @@ def test_thresholds_come_back_from_their_file(tmp_path):
 UNKNOWN = '{"thresholds": {}, "criterion": "best", "split": "", "fixed": []}'
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", UNKNOWN])
+WISHLESS = UNKNOWN.replace("best", "sensitivity")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", UNKNOWN, WISHLESS])
 def test_a_damaged_or_missing_file_is_one_sentence(tmp_path, text):
     path = tmp_path / "thresholds.json"
     with pytest.raises(UserError, match="There are no thresholds"):

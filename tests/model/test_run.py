@@ -11,6 +11,7 @@ import torch
 
 from xraycomp.console.errors import UserError
 from xraycomp.data.competition_file import load_competition
+from xraycomp.data.files import write_csv
 from xraycomp.model.config import TrainConfig
 from xraycomp.model.environment import describe_environment
 from xraycomp.model.run import RunFolder, check_free, default_name
@@ -138,3 +139,15 @@ def test_the_log_goes_to_the_run_while_it_is_open(run):
 def test_a_default_name_is_one_folder(arch):
     name = default_name(load_competition("phantom"), TrainConfig(arch=arch))
     assert re.fullmatch(r"phantom-[\w.-]+-\d{8}-\d{6}", name)
+
+
+def test_what_was_measured_is_read_as_numbers_and_may_be_missing(run):
+    assert run.features() is None
+    table = MANIFEST[["image", "split"]].assign(width=[4, 5, 6], height=7, brightness=0.5)
+    write_csv(run.features_path, table)
+    found = run.features()
+    assert list(found["image"]) == ["007", "NA", "c,d"]
+    assert found[["width", "height", "brightness"]].sum().tolist() == [15, 21, 1.5]
+    write_csv(run.features_path, table.drop(columns="height"))
+    with pytest.raises(UserError, match=r"features\.csv has no column height"):
+        run.features()

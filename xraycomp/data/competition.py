@@ -10,6 +10,8 @@ TASKS = ("multiclass", "binary", "multilabel")
 METRICS = ("accuracy", "macro_f1", "auroc", "average_precision", "log_loss", "hard_label_auroc")
 COLUMN_CONTENTS = ("id", "label_index", "label_name")
 PROBABILITY = "probability:"
+COLUMNS = ("image", "path", "label", "patient", "split")
+"""What every manifest has; a competition may name further columns."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class Labelled:
     """Column -> values: other rows of the table are left out."""
     names: Mapping[str, str] = field(default_factory=dict)
     """What the table calls a class -> the class."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Further column of the manifest, to slice results by -> the table's column that it is."""
 
 
 @dataclass(frozen=True)

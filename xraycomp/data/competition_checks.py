@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from xraycomp.console.errors import UserError
-from xraycomp.data.competition import Competition
+from xraycomp.data.competition import COLUMNS, Competition
 from xraycomp.data.labels import SEPARATOR, UNKNOWN
 
 
@@ -57,6 +57,11 @@ def _wrong_classes(competition: Competition) -> Iterator[str]:
 
 def _wrong_labels(competition: Competition) -> Iterator[str]:
     train = competition.train
+    for name, column in train.columns.items():
+        if name in ("", "name", *COLUMNS):
+            yield f"train.columns has a column called {name!r}, which is taken; choose another name"
+        if not column:
+            yield f"train.columns.{name} is empty; it must name a column of the label table"
     if train.labels == "folders":
         given = [key for key, value in vars(train).items() if value]
         if len(given) > 2 or competition.patient_column:

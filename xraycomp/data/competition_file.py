@@ -114,15 +114,18 @@ def parse_competition(text: str, where: str) -> Competition:
 def _read_train(reader: Reader, table: dict[str, Any], classes: tuple[str, ...]) -> Labelled:
     where = reader.table(table, "where")
     names = reader.table(table, "names")
+    columns = reader.table(table, "columns")
+    tables = ("where", "names", "columns")
     if "others" in table:
         reader.choice(table, "others", ("ignore",))
     return Labelled(
-        **{key: reader.text(table, key) for key in table if key not in ("where", "names")},
+        **{key: reader.text(table, key) for key in table if key not in tables},
         where={
             column: (text,) if isinstance(text, str) else reader.texts(where, column)
             for column, text in where.items()
         },
         names={name: reader.choice(names, name, classes) for name in names},
+        columns={name: reader.text(columns, name) for name in columns},
     )
 
 
@@ -168,11 +171,12 @@ def format_competition(competition: Competition) -> str:
         if getattr(competition, key)
     ]
     train = {key: value for key, value in vars(competition.train).items() if value}
-    where, names = train.pop("where", {}), train.pop("names", {})
+    where, names, columns = (train.pop(key, {}) for key in ("where", "names", "columns"))
     sections: dict[str, Mapping[str, Any]] = {
         "train": train,
         "train.where": where,
         "train.names": names,
+        "train.columns": columns,
         "test": {"images": competition.test},
         "patient": {
             "column": competition.patient_column,

@@ -17,8 +17,9 @@ log = logging.getLogger(__name__)
 def read_label_table(competition: Competition, root: Path) -> tuple[pd.DataFrame, int]:
     """The rows of the competition's label table that are used, and how many it has in all.
 
-    The columns are ``name`` (as the table names the image), ``label``, ``patient`` and ``split``
-    (``test`` for the images of the official test list), each as in the manifest.
+    The columns are ``name`` (as the table names the image), ``label``, ``patient``, ``split``
+    (``test`` for the images of the official test list) and those of ``train.columns``, each as in
+    the manifest.
 
     Raises ``UserError`` for missing files and columns, images named twice, labels that are no
     class, a class without an image, and lists that do not fit the table.
@@ -29,6 +30,7 @@ def read_label_table(competition: Competition, root: Path) -> tuple[pd.DataFrame
         table = _join(table, path, train, root / train.join)
     needed = [train.image_column, *label_columns(train, competition.classes), *train.where]
     needed += [competition.patient_column] if competition.patient_column else []
+    needed += train.columns.values()
     check_columns(table, path, needed)
     n_rows = len(table)
     names = table[train.image_column].astype(object)
@@ -61,6 +63,7 @@ def read_label_table(competition: Competition, root: Path) -> tuple[pd.DataFrame
             "label": decode_targets(found, classes),
             "patient": table[competition.patient_column] if competition.patient_column else "",
             "split": splits[table.index],
+            **{name: table[column] for name, column in train.columns.items()},
         },
         dtype=object,
     )

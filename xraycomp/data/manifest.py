@@ -7,14 +7,12 @@ from pathlib import Path
 import pandas as pd
 
 from xraycomp.console.errors import UserError, listing
-from xraycomp.data.competition import Competition
+from xraycomp.data.competition import COLUMNS, Competition
 from xraycomp.data.image_ids import IMAGE_SUFFIXES, image_key, rows_by_key
 from xraycomp.data.label_table import read_label_table
 from xraycomp.data.labels import UNKNOWN
 
 log = logging.getLogger(__name__)
-
-COLUMNS = ["image", "path", "label", "patient", "split"]
 
 
 def build_manifest(competition: Competition, root: Path) -> pd.DataFrame:
@@ -22,8 +20,9 @@ def build_manifest(competition: Competition, root: Path) -> pd.DataFrame:
 
     Returns a table with the columns ``image`` (unique id: the path below the images folder,
     without its suffix), ``path`` (relative to ``root``), ``label`` (as `encode_targets` reads it:
-    ``?`` for images without a label), ``patient`` (empty where unknown) and ``split`` (``train`` or
-    ``test``), training images first, each part in natural order (``test_2`` before ``test_10``).
+    ``?`` for images without a label), ``patient`` (empty where unknown), ``split`` (``train`` or
+    ``test``) and those that ``train.columns`` names (text; empty where unknown), training images
+    first, each part in natural order (``test_2`` before ``test_10``).
 
     Raises ``UserError`` for missing or empty folders, a class without a folder or images, a
     folder without a class, labels outside the list, table rows without an image, images that
@@ -46,8 +45,8 @@ def build_manifest(competition: Competition, root: Path) -> pd.DataFrame:
                 f"{len(repeated):,} image ids of {competition.slug} stand for more than one file "
                 f"({listing(list(repeated))}). Remove the copies."
             )
-    manifest = pd.concat(parts, ignore_index=True)
-    return manifest[COLUMNS]
+    manifest = pd.concat(parts, ignore_index=True).fillna("")
+    return manifest[[*COLUMNS, *competition.train.columns]]
 
 
 def visible_folders(folder: Path) -> list[Path]:
@@ -172,7 +171,7 @@ def _from_table(competition: Competition, root: Path) -> pd.DataFrame:
             root / train.labels,
         )
     labelled = rows.iloc[positions].reset_index(drop=True)
-    return labelled.assign(**table[["label", "patient", "split"]])
+    return labelled.assign(**table.drop(columns="name"))
 
 
 def _find_rows(names: pd.Series, rows: pd.DataFrame, table: str, folder: Path) -> list[int]:
@@ -212,4 +211,4 @@ def list_folder(path: Path) -> pd.DataFrame:
         raise UserError(f"There are no images at {path}. Check the path given with --images.")
     folder = path.parent if path.is_file() else path
     rows = _rows(folder, [(folder, file) for file in files])
-    return rows.assign(split="predict")[COLUMNS]
+    return rows.assign(split="predict")[[*COLUMNS]]

@@ -53,6 +53,8 @@ class Matched:
     """1, 0 or NaN (unknown); shape (n_images, n_classes)."""
     probs: NDArray[np.float64]
     """In 0..1, of the same shape."""
+    images: list[str]
+    """Of which images they are."""
     remarks: tuple[str, ...]
     """Sentences on what was taken for what, and what was left out."""
 
@@ -94,7 +96,7 @@ def match_tables(
     if ignored := [name for name in judged.rows.columns if name not in set(chosen.values())]:
         remarks.append(f"Columns of {predictions.name} left out: {listing(ignored, 20)}.")
     probs = check_probabilities(judged.rows, list(chosen.values()), predictions, scores.keys)
-    return Matched(tuple(chosen), targets, probs, (*remarks, said))
+    return Matched(tuple(chosen), targets, probs, wanted, (*remarks, said))
 
 
 def _read_labels(

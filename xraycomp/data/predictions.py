@@ -65,6 +65,13 @@ def check_probabilities(
     return numbers
 
 
+def labelled_images(manifest: pd.DataFrame, split: str, classes: tuple[str, ...]) -> pd.DataFrame:
+    """The manifest's rows of the images of one split of which something is known."""
+    rows = manifest[manifest["split"] == split]
+    targets = encode_targets(rows["label"], classes)
+    return rows.iloc[np.flatnonzero(~np.isnan(targets).all(axis=1))]
+
+
 def labelled_rows(
     manifest: pd.DataFrame, split: str, table: pd.DataFrame, classes: tuple[str, ...]
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
@@ -80,14 +87,12 @@ def labelled_rows(
     Returns
     -------
     targets of 1, 0 and NaN (unknown) and probabilities in 0..1, both of shape (n, k) and in the
-    manifest's order; n is 0 where nothing is labelled
+    order of `labelled_images`; n is 0 where nothing is labelled
 
     Raises ``UserError`` where the table lacks some of these images.
     """
-    rows = manifest[manifest["split"] == split]
-    targets = encode_targets(rows["label"], classes)
-    known = np.flatnonzero(~np.isnan(targets).all(axis=1))
-    images = rows["image"].iloc[known]
+    rows = labelled_images(manifest, split, classes)
+    targets, images = encode_targets(rows["label"], classes), rows["image"]
     places = pd.Index(table[ID]).get_indexer(pd.Index(images))
     if missing := list(images[places < 0]):
         raise UserError(
@@ -95,4 +100,4 @@ def labelled_rows(
             f"split: {listing(missing)}. Write them with: python -m xraycomp.predict --runs RUN "
             f"--split {split}"
         )
-    return targets[known], table[list(classes)].to_numpy(np.float64)[places]
+    return targets, table[list(classes)].to_numpy(np.float64)[places]

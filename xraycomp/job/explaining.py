@@ -6,9 +6,11 @@ from pathlib import Path
 import pandas as pd
 
 from xraycomp.console.errors import UserError
+from xraycomp.data.boxes import read_boxes
 from xraycomp.data.dataset import Dataset
 from xraycomp.data.predictions import ID
 from xraycomp.data.source import Source
+from xraycomp.job.beginning import Job
 from xraycomp.judging.choosing import Called
 from xraycomp.judging.explanation import looks_outside, write_explanation
 from xraycomp.judging.localisation import format_locations
@@ -18,6 +20,10 @@ from xraycomp.model.heatmaps import DEFAULT, Method, map_pairs
 from xraycomp.model.stem import GrayModel
 
 log = logging.getLogger(__name__)
+
+_MAPS = 24
+_MOST_BOXED = 96
+"""How many heat maps are drawn, and how many measured, at the end of training: a few seconds."""
 
 
 def call_images(
@@ -84,3 +90,24 @@ def explain_pairs(
         log.info("\n%s\n", format_locations(found.locations))
     log.info(looks_outside(found.maps))
     return found.files
+
+
+def explain_validation(
+    job: Job, model: GrayModel, table: pd.DataFrame, thresholds: Thresholds | None
+) -> list[str]:
+    """Draw heat maps of a few validation images, as training does at its end.
+
+    Returns the names of the files in the run, none where the network has no feature map.
+    """
+    source, dataset, split = job.source, job.dataset, "val"
+    boxes = read_boxes(source.competition, source.root, dataset.manifest["image"])
+    called = call_images(dataset, split, table, thresholds)
+    n = max(_MAPS, 2 * len(dataset.classes))  # at least one hit a class
+    pairs = called.worth_seeing(n, (), boxes, _MOST_BOXED)
+    folder = job.run.path / "explain" / split
+    try:
+        files = explain_pairs(folder, model, dataset, source, pairs, boxes, job.config, split=split)
+    except UserError as error:
+        log.info("No heat maps are drawn: %s", error)
+        return []
+    return [f"explain/{split}/{name}" for name in files]

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xraycomp.data.competition import Competition
+from xraycomp.judging.calibration import Calibration
 from xraycomp.judging.checks import checked
 from xraycomp.judging.figures import (
     RATES,
@@ -34,6 +35,7 @@ from xraycomp.judging.intervals import (
     percentile,
     wilson,
 )
+from xraycomp.judging.reliability import judge_calibration
 from xraycomp.judging.resampling import resample
 from xraycomp.judging.thresholds import NO_THRESHOLD, Thresholds, hard_labels
 
@@ -78,6 +80,7 @@ def judge(
     judged_on: str,
     *,
     thresholds: Thresholds | None = None,
+    calibration: Calibration | None = None,
     resamples: int = 1000,
 ) -> dict[str, Any]:
     """Judge predictions as the competition asks for: every figure with its 95 % interval.
@@ -89,6 +92,8 @@ def judge(
     probs : float array of shape (n, k) in [0, 1]; rows sum to 1 unless multilabel
     judged_on : says which images these are, and every result bears it
     thresholds : where findings are called (multilabel); 0.5 without
+    calibration : the temperature whose effect is shown; fitted, and cross-fitted, without. Other
+        figures are of the probabilities as they are given
     resamples : bootstrap resamples of whole images, always the same ones; without any, only the
         intervals that have a formula are given
 
@@ -99,7 +104,8 @@ def judge(
         int, "overall": {figure: entry}, "classes": {class: {"support": int, figure: entry}},
         "competition": {"metric": str, "score" or "public" and "private": entry}}``, where an entry
         is ``{"value", "low", "high"}`` of floats, None where not defined. One class an image also
-        has ``"confusion": [[int]]`` (rows = truth); multilabel ``"thresholds"`` in words, and of
+        has ``"confusion": [[int]]`` (rows = truth), and all have ``"calibration"``, as
+        `judge_calibration` gives it; multilabel ``"thresholds"`` in words, and of
         each class how many images are ``negatives`` and ``unknown``, and its ``threshold``.
 
         Overall, ``macro_...`` are plain means over classes, ``weighted_...`` weighted by support;
@@ -168,6 +174,9 @@ def judge(
         },
         "competition": {"metric": competition.metric}
         | entries(_score(competition, classes, overall, value, resampled)),
+        "calibration": judge_calibration(
+            true, scores, judged_on, calibration, multilabel=multilabel, resamples=resamples
+        ),
     }
 
 

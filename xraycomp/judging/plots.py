@@ -1,18 +1,19 @@
-"""ROC curves and the confusion matrix as PNG files.
+"""ROC curves, the confusion matrix and the reliability diagram as PNG files.
 
 Figures are built as objects on the Agg canvas: no pyplot, so no display, no global state, and
 nothing of it stays in memory once the file is written.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 from numpy.typing import ArrayLike
 from sklearn.metrics import roc_curve
 
@@ -95,7 +96,7 @@ def plot_roc(
     )
     _take_literally(legend.get_texts())
     _head(axes, title, note)
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 def plot_confusion(
@@ -157,7 +158,77 @@ def plot_confusion(
     bar.set_label("share of the true class")
     bar.outline.set_visible(False)
     _head(axes, title, note)
-    _write(figure, path)
+    write_figure(figure, path)
+
+
+def plot_reliability(
+    path: Path,
+    calibration: Mapping[str, Any],
+    title: str,
+    note: str | None = None,
+) -> None:
+    """Draw what came true of what was claimed, before and after the temperature is set.
+
+    Points are the bins, the larger the more they hold, with Wilson's 95 % intervals; below is how
+    many claims each holds.
+
+    Parameters
+    ----------
+    calibration : what `reliability.judge_calibration` returned
+    path, title, note : as in `plot_roc`
+
+    Raises
+    ------
+    OSError
+        When the file cannot be written; nothing half-written stays.
+    """
+    figure = Figure(figsize=(8.6, 6.6), layout="constrained")
+    axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+    sides = {
+        "before": ("as predicted", "o", -0.2),
+        "after": (f"at temperature {calibration['temperature']:.2f}", "s", 0.2),
+    }
+    for color, (side, (name, marker, moved)) in zip(PALETTE, sides.items(), strict=False):
+        bins, ece = calibration["reliability"][side], calibration[side]["ece"]
+        n, low, high = (np.array([b[key] for b in bins]) for key in ("n", "low", "high"))
+        claimed = np.array([b["confidence"] for b in bins])
+        share, *bounds = ([b["share"][key] for b in bins] for key in ("value", "low", "high"))
+        label = f"{name}\nECE " + ("n/a" if ece["value"] is None else f"{ece['value']:.3f}")
+        if ece["low"] is not None:
+            label += f" ({ece['low']:.3f}–{ece['high']:.3f})"
+        axes.vlines(claimed, *bounds, color=color, linewidth=1.2, alpha=0.5)
+        axes.plot(claimed, share, color=color, linewidth=1.2, alpha=0.35)
+        # A bin of few claims must not catch the eye.
+        area = 12 + 88 * n / max(n.max(initial=0), 1)
+        axes.scatter(claimed, share, area, color=color, marker=marker, label=label, zorder=3)
+        wide = high - low
+        below.bar((low + high) / 2 + moved * wide, n, 0.4 * wide, color=color)
+    axes.plot([0, 1], [0, 1], color="#AAAAAA", linewidth=1, zorder=1, label="what is claimed")
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+    axes.set_ylabel("share that comes true")
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    below.set_ylabel("how many")
+    below.set_xlabel("probability given")
+    below.xaxis.set_major_formatter(PercentFormatter(1))
+    below.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    below.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+    for part in (axes, below):
+        part.grid(color="#E6E6E6", linewidth=0.7)
+        part.set_axisbelow(True)
+        part.spines[["top", "right"]].set_visible(False)
+    axes.legend(
+        title="calibration error (95 % interval)",
+        alignment="left",
+        loc="upper left",
+        bbox_to_anchor=(1.02, 1.0),
+        borderaxespad=0,
+        frameon=False,
+        fontsize=9,
+        title_fontsize=9,
+        labelspacing=0.7,
+    )
+    _head(axes, title, note)
+    write_figure(figure, path)
 
 
 def _take_literally(texts: Iterable[Text]) -> None:
@@ -182,7 +253,8 @@ def _head(axes: Axes, title: str, note: str | None) -> None:
         small.set_parse_math(False)
 
 
-def _write(figure: Figure, path: Path) -> None:
+def write_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, whole or not at all."""
     FigureCanvasAgg(figure)
     with atomic_path(path) as temporary:
         # "tight" keeps a long title or a long legend whole, whatever the size of the figure.

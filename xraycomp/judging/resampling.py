@@ -67,7 +67,7 @@ def _indicator(rows: IntArray, columns: IntArray, shape: tuple[int, int]) -> csr
     return csr_array((np.ones(len(rows), np.int32), (rows, columns)), shape=shape)
 
 
-def _draws(
+def draws(
     images: int, resamples: int, rng: np.random.Generator
 ) -> Iterator[tuple[slice, NDArray[np.int32]]]:
     """How often each resample draws each image, chunk by chunk: shape (images, resamples)."""
@@ -106,7 +106,7 @@ def resample(
     members = csr_array(np.concatenate(outcomes(targets, called), axis=1).T, dtype=np.int32)
     counts = np.empty((4, resamples, classes), np.int64)
     auroc, average = np.empty((2, resamples, classes))
-    for part, weights in _draws(images, resamples, rng):
+    for part, weights in draws(images, resamples, rng):
         counts[:, part] = (members @ weights).reshape(4, classes, -1).swapaxes(1, 2)
         for c, column in enumerate(columns):
             auroc[part, c], average[part, c] = column.figures(weights)

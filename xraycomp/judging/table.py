@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from xraycomp.judging.calibration import BOUNDS
+
 WIDTH = 110
 LONGEST_NAME = 24
 
@@ -25,7 +27,8 @@ spec. (specificity): of the other images, the share not taken for the class; FPR
 prec. (precision), NPV: of the images called (not called) this class, the share that is (is not)
 F1: harmonic mean of precision and sensitivity; AP: average precision over all thresholds
 AUROC: chance that an image of the class gets a higher probability for it than another image
-(low-high), CI: 95 % interval; n/a: not defined, or too few images to tell"""
+(low-high), CI: 95 % interval; n/a: not defined, or too few images to tell
+ECE, calibration error: mean distance from a called class's probability to how often it is so"""
 NORMAL_LEGEND = "as normal: of the images of a sick class, the share called the healthy class"
 
 FINDING_COLUMNS = {
@@ -49,6 +52,7 @@ spec. (specificity): of the images without it, the share not called
 prec. (precision): of the called images, the share that has it; F1: harmonic mean of prec. and sens.
 AUROC: chance that an image with the finding gets a higher probability for it than one without
 AP: average precision over all thresholds; (low-high), CI: 95 % interval
+ECE, calibration error: mean distance from a finding's probability to how often it is there
 n/a: not defined (all known images have the finding, or none has), or too few images to tell"""
 
 Entry = dict[str, float | None]
@@ -93,22 +97,29 @@ def _headlines(report: dict[str, Any]) -> str:
     lines = [["images", f"{report['n']:,}"], ["judged", report["split"]]]
     if "thresholds" in report:
         lines.append(["thresholds", report["thresholds"]])
-    lines += [[name, _interval(overall[figure])] for figure, name in names.items()]
+    lines += [[name, interval(overall[figure])] for figure, name in names.items()]
     for form in ("score", "public", "private"):
         if form in competition:
             kind = "" if form == "score" else f", {form} form"
-            score = f"{_interval(competition[form])}  {competition['metric']}{kind}"
+            score = f"{interval(competition[form])}  {competition['metric']}{kind}"
             lines.append(["competition", score])
+    lines.append(["calibration", _calibration(report["calibration"])])
     text = "\n".join(f"{name:<13}{text}" for name, text in lines)
     # Nobody asked for intervals: that there are none is no news.
     return text if report["resamples"] else text.replace(" (n/a)", "")
 
 
+def _calibration(found: dict[str, Any]) -> str:
+    before, after = (interval(found[side]["ece"]) for side in ("before", "after"))
+    bound = ", as far as is tried" if found["temperature"] in BOUNDS else ""
+    return f"ECE {before}, calibrated {after} (temperature {found['temperature']:.2f}{bound})"
+
+
 def _classes(classes: dict[str, dict[str, Any]], columns: dict[str, str], heading: str) -> str:
     rows = [[heading, *columns.values()]]
     for name, figures in classes.items():
-        rows.append([_short(name), *(_cell(key, figures[key]) for key in columns)])
-    return _aligned(rows)
+        rows.append([shorten(name), *(_cell(key, figures[key]) for key in columns)])
+    return aligned(rows)
 
 
 def _cell(figure: str, value: Any) -> str:
@@ -116,11 +127,11 @@ def _cell(figure: str, value: Any) -> str:
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:.3f}"
-    return _interval(value) if figure == "auroc" else _number(value["value"])
+    return interval(value) if figure == "auroc" else _number(value["value"])
 
 
 def _confusion(report: dict[str, Any]) -> str:
-    names = [_short(name) for name in report["classes"]]
+    names = [shorten(name) for name in report["classes"]]
     counts = [[f"{count:,}" for count in row] for row in report["confusion"]]
     title = "confusion matrix: a row a true class, a column a predicted class"
     table = _with_header(names, names, counts)
@@ -135,11 +146,11 @@ def _with_header(
     rows: list[str], columns: list[str], cells: list[list[str]], gap: str = "  "
 ) -> str:
     lines = [[row, *line] for row, line in zip(rows, cells, strict=True)]
-    return _aligned([["", *columns], *lines], gap)
+    return aligned([["", *columns], *lines], gap)
 
 
-def _aligned(rows: list[list[str]], gap: str = "  ") -> str:
-    """First column to the left, the others to the right."""
+def aligned(rows: list[list[str]], gap: str = "  ") -> str:
+    """Columns as wide as they need: the first to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         gap.join(
@@ -154,7 +165,8 @@ def _number(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.3f}"
 
 
-def _interval(entry: Entry) -> str:
+def interval(entry: Entry) -> str:
+    """A figure and in brackets its interval, ``0.912 (0.873-0.941)``, n/a what is not defined."""
     if entry["value"] is None:
         return "n/a"
     return f"{_number(entry['value'])} ({_number(entry['low'])}-{_number(entry['high'])})".replace(
@@ -162,5 +174,6 @@ def _interval(entry: Entry) -> str:
     )
 
 
-def _short(name: str) -> str:
+def shorten(name: str) -> str:
+    """A name cut to what a table has room for."""
     return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 3] + "..."

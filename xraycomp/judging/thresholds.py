@@ -19,8 +19,30 @@ THRESHOLDS = "thresholds.json"
 NO_THRESHOLD = 0.5
 """At which a finding is called where nothing says better."""
 
-Criterion = Literal["f1", "youden"]
-"""What a threshold makes largest: F1, or sensitivity + specificity - 1 (Youden 1950)."""
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """Choose the highest threshold from which on at least this share of a finding's images lie."""
+
+    at_least: float
+
+    def __post_init__(self) -> None:
+        """Raise ``UserError`` for what is no share."""
+        if not 0 < self.at_least <= 1:
+            raise UserError(
+                f"--sensitivity is {self.at_least}; it must be more than 0 and at most 1."
+            )
+
+
+CriterionName = Literal["f1", "youden", "sensitivity"]
+Criterion = Literal["f1", "youden"] | Sensitivity
+"""What a threshold makes largest: F1, or sensitivity + specificity - 1 (Youden 1950); or the
+sensitivity that it must reach."""
+
+
+def named_criterion(name: CriterionName, sensitivity: float) -> Criterion:
+    """The criterion of that name; ``sensitivity`` is for the one that wishes for one."""
+    return Sensitivity(sensitivity) if name == "sensitivity" else name
 
 
 @dataclass(frozen=True)
@@ -41,7 +63,10 @@ class Thresholds:
         return np.array(list(self.values.values()))
 
     def __str__(self) -> str:
-        name = {"f1": "best F1", "youden": "best sensitivity + specificity"}[self.criterion]
+        if isinstance(self.criterion, Sensitivity):
+            name = f"sensitivity of at least {self.criterion.at_least:g}"
+        else:
+            name = {"f1": "best F1", "youden": "best sensitivity + specificity"}[self.criterion]
         text = f"{name} on the {self.judged_on}"
         if self.fixed:
             text += f"; {NO_THRESHOLD} for {listing(self.fixed, 3)} (one kind only there)"
@@ -49,10 +74,14 @@ class Thresholds:
 
     def write(self, path: Path) -> None:
         """Write them as JSON, whole or not at all."""
+        if isinstance(self.criterion, Sensitivity):
+            criterion = {"criterion": "sensitivity", "sensitivity": self.criterion.at_least}
+        else:
+            criterion = {"criterion": self.criterion}
         write_json(
             path,
             {
-                "criterion": self.criterion,
+                **criterion,
                 "split": self.judged_on,
                 "thresholds": self.values,
                 "fixed": list(self.fixed),
@@ -70,9 +99,11 @@ class Thresholds:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             values = {str(k): float(v) for k, v in content["thresholds"].items()}
-            found = cls(values, content["criterion"], content["split"], tuple(content["fixed"]))
-            if found.criterion not in get_args(Criterion):
-                raise ValueError(f"unknown criterion {found.criterion}")
+            name, wished = content["criterion"], content.get("sensitivity")
+            if name not in get_args(CriterionName):
+                raise ValueError(f"unknown criterion {name}")
+            criterion = named_criterion(name, wished)
+            found = cls(values, criterion, content["split"], tuple(content["fixed"]))
         except FileNotFoundError:
             raise UserError(f"There are no thresholds {path}. {again}") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -103,6 +134,8 @@ def choose_thresholds(
     criterion: Criterion = "f1",
 ) -> Thresholds:
     """Choose for each finding the threshold that is best on these images.
+
+    With a wished `Sensitivity` that is the highest that reaches it.
 
     It lies halfway between two probabilities that occur, so that rounding them does not matter; of
     equally good ones it is the highest. Figures at it are too good on the images that it was chosen
@@ -138,7 +171,9 @@ def _best(target: BoolArray, score: FloatArray, criterion: Criterion) -> float:
     tp = np.cumsum(positives[::-1])
     called = np.cumsum(np.bincount(level, minlength=len(levels))[::-1])
     found, images = tp[-1], len(target)
-    if criterion == "f1":
+    if isinstance(criterion, Sensitivity):
+        merit = tp >= criterion.at_least * found - 1e-9  # 0.95 * 20 is no whole number
+    elif criterion == "f1":
         merit = 2 * tp / (called + found)
     else:
         merit = tp / found - (called - tp) / (images - found)

@@ -113,9 +113,11 @@ class TrainConfig:
     """Stop after this many epochs without a better score; 0 never does."""
     monitor: Literal["val_macro_f1", "val_auroc", "val_accuracy", "val_loss"] = "val_macro_f1"
     """The score that chooses the best epoch."""
-    threshold_criterion: Literal["f1", "youden"] = "f1"
-    """How it is chosen on validation from which probability on a finding is called: best F1, or
-    best sensitivity + specificity (Youden)."""
+    threshold_criterion: Literal["f1", "youden", "sensitivity"] = "f1"
+    """How it is chosen on validation from which probability on a finding is called: best F1, best
+    sensitivity + specificity (Youden), or the highest that reaches --sensitivity."""
+    sensitivity: float = 0.95
+    """Share of a finding's images that are to be called, for --threshold-criterion sensitivity."""
 
     flip: bool = True
     """Mirror half of the training images."""
@@ -202,6 +204,7 @@ class TrainConfig:
             self._check(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
         self._check("alpha", 0 <= self.alpha <= 1, "from 0 to 1")
         self._check("max_weight", self.max_weight > 0, "more than 0")
+        self._check("sensitivity", 0 < self.sensitivity <= 1, "more than 0 and at most 1")
         for item in fields(self):
             if get_origin(item.type) is Literal:
                 choices = get_args(item.type)

@@ -19,7 +19,14 @@ import pandas as pd
 from xraycomp.console.errors import UserError
 from xraycomp.data.competition import Competition
 from xraycomp.data.competition_file import format_competition, parse_competition
-from xraycomp.data.files import atomic_folder, read_table, write_csv, write_json, write_text
+from xraycomp.data.files import (
+    atomic_folder,
+    check_columns,
+    read_table,
+    write_csv,
+    write_json,
+    write_text,
+)
 from xraycomp.data.predictions import read_predictions
 from xraycomp.model.config import TrainConfig
 
@@ -76,6 +83,11 @@ class RunFolder:
         """The probability table of one split."""
         return self.path / "predictions" / f"{split}.csv"
 
+    @property
+    def features_path(self) -> Path:
+        """Sizes and brightness of the images, by which results are sliced."""
+        return self.path / "features.csv"
+
     def config(self) -> TrainConfig:
         """The run's configuration."""
         path = self.path / "config.json"
@@ -96,6 +108,18 @@ class RunFolder:
     def duplicates(self) -> pd.DataFrame:
         """Copies of images that were found when the run began."""
         return read_table(self.path / "duplicates.csv")
+
+    def features(self) -> pd.DataFrame | None:
+        """What was measured of the images, see `measure_images`; None where training is not done.
+
+        Of ``image`` and ``split`` the values are text, of the other columns numbers.
+        """
+        if not self.features_path.is_file():
+            return None
+        table = read_table(self.features_path)
+        numbers = ["width", "height", "brightness"]
+        check_columns(table, self.features_path, ["image", "split", *numbers])
+        return table.assign(**table[numbers].apply(pd.to_numeric))
 
     def predictions(self, split: str) -> pd.DataFrame:
         """The run's probability table of ``split``."""
