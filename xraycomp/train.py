@@ -16,7 +16,7 @@ from xraycomp.data.source import choose_competition
 from xraycomp.job.beginning import Job, begin, new_model
 from xraycomp.job.finishing import finish, predict_splits
 from xraycomp.judging.metrics import epoch_scores
-from xraycomp.model.checkpoint import resume_state
+from xraycomp.model.checkpoint import load_best, resume_state
 from xraycomp.model.config import TrainConfig
 from xraycomp.model.deadline import Deadline, deadline_in
 from xraycomp.model.device import choose_device
@@ -96,9 +96,10 @@ def _train(config: TrainConfig, device: torch.device, deadline: Deadline) -> Run
             _describe(job, f"{world_size()} devices" if world_size() > 1 else str(device))
         with _resumable(run):
             _fit(job, device, deadline, model)
-        tables = predict_splits(job, device)
+        best = load_best(run, device)
+        tables = predict_splits(job, best)
         if is_main():
-            finish(job, tables)
+            finish(job, best, tables)
     return run
 
 

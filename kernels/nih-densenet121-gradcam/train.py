@@ -1,4 +1,4 @@
-"""ChestX-ray14, 14 findings: DenseNet-121 at 320 px with class-weighted BCE. Heat maps follow."""
+"""ChestX-ray14, 14 findings: DenseNet-121 at 320 px, class-weighted BCE; ROC curves, heat maps."""
 
 from xraycomp.model.config import TrainConfig
 from xraycomp.remote.session import run_session

@@ -214,3 +214,8 @@ def test_training_images_grow_from_their_first_size_to_the_last():
     assert TrainConfig(image_size=100, start_size=99, epochs=9).training_size(8) == 100
     with pytest.raises(UserError, match=r"--start-size is 129; it must be image_size or less\."):
         TrainConfig(image_size=128, start_size=129)
+
+
+def test_a_competitions_settings_take_a_name_for_the_run():
+    config = TrainConfig.for_competition("phantom", name="as-kernels-do")
+    assert (config.competition, config.name) == ("phantom", "as-kernels-do")

@@ -48,6 +48,20 @@ class Labelled:
 
 
 @dataclass(frozen=True)
+class Boxes:
+    """Where a table says which part of an image shows its finding."""
+
+    table: str
+    """Path of a CSV table, relative to the competition's root: image, finding, x, y, width and
+    height in this order, whatever its columns are called."""
+    size: int = 0
+    """Side in pixels of the square images that the coordinates are of; 0: the images as they lie
+    here."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """What the table calls a finding -> the class. Findings that are no class are left out."""
+
+
+@dataclass(frozen=True)
 class Submission:
     """What the submission file looks like."""
 
@@ -92,6 +106,7 @@ class Competition:
     patient_pattern: str = ""
     """A regular expression on the file name whose first group is the patient."""
     submission: Submission | None = None
+    boxes: Boxes | None = None
     recipe: Mapping[str, Any] = field(default_factory=dict)
     """Recommended training settings: fields of the training configuration."""
 

@@ -22,6 +22,8 @@ def _wrong_files(competition: Competition) -> Iterator[str]:
     if train.labels != "folders":
         keys = ("labels", "join", "train_list", "test_list")
         paths |= {f"train.{key}": getattr(train, key) for key in keys}
+    if competition.boxes:
+        paths["boxes.table"] = competition.boxes.table
     for key, text in paths.items():
         path = PurePosixPath(text)
         if path.is_absolute() or ".." in path.parts:

@@ -14,6 +14,7 @@ from xraycomp.data.competition import (
     PROBABILITY,
     SOURCES,
     TASKS,
+    Boxes,
     Competition,
     Labelled,
     Submission,
@@ -71,7 +72,7 @@ def parse_competition(text: str, where: str) -> Competition:
         required={"slug", "source", "task", "classes", "metric", "train"},
         optional={
             *("title", "dataset", "normal", "positive"),
-            *("test", "patient", "submission", "recipe"),
+            *("test", "patient", "submission", "boxes", "recipe"),
         },
     )
     classes = reader.texts(table, "classes")
@@ -101,6 +102,7 @@ def parse_competition(text: str, where: str) -> Competition:
         patient_column=reader.text(patient, "column"),
         patient_pattern=reader.text(patient, "pattern"),
         submission=_read_submission(reader, table, classes),
+        boxes=_read_boxes(reader, table),
         recipe=reader.table(table, "recipe"),
     )
     if competition.multilabel:
@@ -146,6 +148,20 @@ def _read_submission(
     return Submission(columns=columns, sample=reader.text(section, "sample"), suffix=suffix)
 
 
+def _read_boxes(reader: Reader, table: dict[str, Any]) -> Boxes | None:
+    if "boxes" not in table:
+        return None
+    section = reader.table(table, "boxes")
+    reader.check_keys(section, "boxes.", required={"table"}, optional={"size", "names"})
+    size = section.get("size", 0)
+    if type(size) is not int or size < 0:
+        raise reader.error("boxes.size must be a number of pixels")
+    names = reader.table(section, "names")
+    return Boxes(
+        reader.text(section, "table"), size, {name: reader.text(names, name) for name in names}
+    )
+
+
 def format_competition(competition: Competition) -> str:
     """The competition as TOML text; ``parse_competition`` reads it back to an equal object."""
     top = ("slug", "title", "source", "dataset", "task", "classes", "normal", "metric", "positive")
@@ -174,6 +190,9 @@ def format_competition(competition: Competition) -> str:
             "suffix": competition.submission.suffix,
         }
         sections["submission.columns"] = competition.submission.columns
+    if boxes := competition.boxes:
+        sections["boxes"] = {"table": boxes.table, **({"size": boxes.size} if boxes.size else {})}
+        sections["boxes.names"] = boxes.names
     for name, section in sections.items():
         lines += format_section(name, section)
     return "\n".join(lines) + "\n"

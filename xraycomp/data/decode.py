@@ -1,7 +1,8 @@
-"""An image file to 8-bit gray, and to the square that the cache keeps."""
+"""An image file to 8-bit gray, to the square that the cache keeps, and back to its own places."""
 
 import struct
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -44,14 +45,57 @@ def resize_and_crop(image: Image.Image, size: int) -> Image.Image:
 
     Equal to torchvision's ``Resize(size)`` and ``CenterCrop(size)`` on the PIL image.
     """
-    width, height = image.size
-    if width <= height:
-        new = (size, int(size * height / width))
-    else:
-        new = (int(size * width / height), size)
+    new = _resized(image.size, size)
     resized = image.resize(new, Image.Resampling.BILINEAR)
-    left, top = round((new[0] - size) / 2.0), round((new[1] - size) / 2.0)
+    left, top = centre_corner(new[0], size), centre_corner(new[1], size)
     return resized.crop((left, top, left + size, top + size))
+
+
+def _resized(sides: tuple[int, int], size: int) -> tuple[int, int]:
+    width, height = sides
+    if width <= height:
+        return size, int(size * height / width)
+    return int(size * width / height), size
+
+
+def centre_corner(side: int, size: int) -> int:
+    """Where a crop of ``size`` from the middle of ``side`` begins, in pixels; torchvision rounds it
+    as Python does."""
+    return round((side - size) / 2.0)
+
+
+@dataclass(frozen=True)
+class View:
+    """The rectangle of an image that a network sees, in pixels of the image as it is in its file.
+
+    0 is the outer edge of the first pixel, whose centre is at 0.5.
+    """
+
+    left: float
+    top: float
+    width: float
+    height: float
+
+    def scaled(self, across: float, down: float) -> "View":
+        """The same rectangle of the image resized by these factors."""
+        return View(self.left * across, self.top * down, self.width * across, self.height * down)
+
+
+def seen_part(width: int, height: int, cache_size: int, image_size: int) -> View:
+    """What of an image of ``width`` by ``height`` pixels evaluation shows a network.
+
+    This undoes `resize_and_crop` to ``cache_size`` and the centre crop to ``image_size`` that
+    follows it, with their roundings.
+    """
+    new = _resized((width, height), cache_size)
+    across, down = new[0] / width, new[1] / height
+    margin = centre_corner(cache_size, image_size)
+    return View(
+        (centre_corner(new[0], cache_size) + margin) / across,
+        (centre_corner(new[1], cache_size) + margin) / down,
+        image_size / across,
+        image_size / down,
+    )
 
 
 def why_broken(path: Path, error: Exception) -> str:

@@ -43,6 +43,8 @@ def cut_slice(
         paths += list(test)[:n_test]
     if competition.train.labels != "folders":
         _cut_tables(competition, root, destination, manifest[manifest["path"].isin(paths)])
+    if competition.boxes and (root / competition.boxes.table).is_file():
+        paths.append(competition.boxes.table)  # those of other images do no harm
     for path in paths:
         (destination / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(root / path, destination / path)

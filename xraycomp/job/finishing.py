@@ -3,36 +3,36 @@
 import logging
 
 import pandas as pd
-import torch
 
 from xraycomp.data.features import measure_images
 from xraycomp.data.files import write_csv, write_text
 from xraycomp.data.predictions import labelled_rows
 from xraycomp.data.submission import expected_ids, write_submission
 from xraycomp.job.beginning import Job
+from xraycomp.job.explaining import explain_validation
 from xraycomp.judging.calibration import Calibration
 from xraycomp.judging.closer import look_closer
 from xraycomp.judging.metrics import PHANTOMS
 from xraycomp.judging.results import write_results
 from xraycomp.judging.table import format_table
 from xraycomp.judging.thresholds import Criterion, Thresholds, named_criterion
-from xraycomp.model.checkpoint import load_best
 from xraycomp.model.inference import predict_split
+from xraycomp.model.stem import GrayModel
 
 log = logging.getLogger(__name__)
 
 
-def predict_splits(job: Job, device: torch.device) -> dict[str, pd.DataFrame]:
-    """The best weights' probability table of each split that is not empty."""
-    model, splits = load_best(job.run, device), [s for s in ("val", "test") if job.dataset.ids(s)]
+def predict_splits(job: Job, model: GrayModel) -> dict[str, pd.DataFrame]:
+    """The probability table of each split that is not empty."""
+    splits = [split for split in ("val", "test") if job.dataset.ids(split)]
     return {
         split: predict_split(model, job.dataset, split, job.config, tta=job.config.tta)
         for split in splits
     }
 
 
-def finish(job: Job, tables: dict[str, pd.DataFrame]) -> None:
-    """Keep the predictions, judge what is labelled, submit the test set."""
+def finish(job: Job, model: GrayModel, tables: dict[str, pd.DataFrame]) -> None:
+    """Keep the predictions, judge what is labelled, explain some images, submit the test set."""
     config, run, dataset = job.config, job.run, job.dataset
     competition = job.source.competition
     measured = measure_images(dataset, job.source.root, config.workers)
@@ -60,6 +60,8 @@ def finish(job: Job, tables: dict[str, pd.DataFrame]) -> None:
         )
         names = [*results.files, *closer]
         files += [(folder / name).relative_to(run.path).as_posix() for name in names]
+    if "val" in tables:
+        files += explain_validation(job, model, tables["val"], results.thresholds)
     if competition.submission:
         ids = expected_ids(competition, job.source.root)
         own, submission = run.path / "submission.csv", config.submissions_dir / f"{run.name}.csv"

@@ -11,6 +11,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor
 
+from xraycomp.data.decode import centre_corner
 from xraycomp.model.config import TrainConfig
 
 
@@ -78,7 +79,7 @@ def prepare(
         return images.float()[:, :, None, None]
     images = images[:, None]
     if draws is None:
-        corner = _corner(images.shape[-1], config.image_size)
+        corner = centre_corner(images.shape[-1], config.image_size)
         inside = slice(corner, corner + config.image_size)
         return images[:, :, inside, inside].float().div_(255).sub_(mean).div_(std)
     pixels = images.float().div_(255)
@@ -132,15 +133,10 @@ def _random_affine(n_images: int, config: TrainConfig, generator: Generator) -> 
     zoom = np.exp(generator.uniform(-1, 1, n_images) * math.log1p(config.scale))
     corner = generator.integers(0, cached - size, (n_images, 2), endpoint=True)
     shift = generator.uniform(-1, 1, (n_images, 2)) * config.shift * size
-    crop = (corner if config.random_crop else _corner(cached, size)) - (cached - size) / 2
+    crop = (corner if config.random_crop else centre_corner(cached, size)) - (cached - size) / 2
     return _affine(
         n_images, cached, size, mirror=mirror, angle=angle, zoom=zoom, offset=crop + shift
     )
-
-
-def _corner(cached: int, size: int) -> int:
-    """Where the centre crop begins, in pixels; torchvision rounds it as Python does."""
-    return round((cached - size) / 2.0)
 
 
 def _grid(draws: Draws) -> Tensor:

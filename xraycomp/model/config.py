@@ -284,7 +284,7 @@ class TrainConfig:
                 )
 
     @classmethod
-    def for_competition(cls, name: str, **given: Any) -> Self:
+    def for_competition(cls, name: str, /, **given: Any) -> Self:
         """The settings for a competition (a slug or the path of a TOML file): its own recipe's,
         over them the named recipe's, over these the ``given`` ones.
 

@@ -1,0 +1,182 @@
+"""python -m xraycomp.explain: a run and images -> heat maps, and whether they point at findings."""
+
+import logging
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from xraycomp.console.command import parse_flags, run_command
+from xraycomp.console.errors import UserError, listing
+from xraycomp.console.help import Help
+from xraycomp.data.boxes import read_boxes
+from xraycomp.data.competition import Competition
+from xraycomp.data.dataset import load_dataset
+from xraycomp.data.manifest import list_folder
+from xraycomp.data.source import Source, open_source
+from xraycomp.job.explaining import call_images, explain_pairs
+from xraycomp.judging.thresholds import Thresholds
+from xraycomp.model.checkpoint import load_best
+from xraycomp.model.config import TrainConfig
+from xraycomp.model.device import choose_device
+from xraycomp.model.heatmaps import DEFAULT, Method, map_layer
+from xraycomp.model.inference import predict_split
+from xraycomp.model.run import RunFolder
+
+log = logging.getLogger("xraycomp.explain")  # run as a command, __name__ is __main__
+
+PROG = "python -m xraycomp.explain"
+HELP = Help(
+    examples=(
+        "--run runs/NAME",
+        "--run runs/NAME --split test --method gradcam --n 48",
+        "--run runs/NAME --images my-images/ --classes Mass Nodule --output maps/",
+    ),
+    first="run split images classes method n output full_size",
+    groups={"Machine": "device batch_size workers skip_broken"},
+)
+
+
+@dataclass(frozen=True)
+class ExplainConfig:
+    """Draw heat maps: where in an image a run's network sees what speaks for a class.
+
+    Of a split, the run's most confident errors and typical hits are drawn, and where the
+    competition has boxes around its findings, all maps of boxed images are measured against them.
+    """
+
+    run: Path
+    """Run folder whose best weights are explained."""
+    split: str = "val"
+    """Split of the run's own data: train, val or test."""
+    images: Path | None = None
+    """Explain this folder of images (or one image) instead of a split."""
+    classes: tuple[str, ...] = ()
+    """Classes to explain. Default: all; of --images, what each image is called."""
+    method: Method = DEFAULT
+    """How maps are made: gradcam++, gradcam, or attention for networks that pool by it."""
+    n: int = 24
+    """Maps to draw of a split, about half of them errors."""
+    output: Path | None = None
+    """Folder for the maps; replaced if it exists. Default: explain/<split> in the run; needed for
+    --images."""
+    full_size: bool = False
+    """Also write maps and overlays in the size of the image files."""
+    batch_size: int | None = None
+    """Images at a time; changes the speed, not the result. Default: as in training."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:1."""
+    workers: int | None = None
+    """Threads that decode images. Default: all CPUs."""
+    skip_broken: bool = False
+    """Leave out images of --images that do not decode, instead of stopping."""
+
+
+def explain(config: ExplainConfig) -> Path:
+    """Do what ``config`` describes and return the folder of the maps.
+
+    Raises ``UserError`` for everything that the user can mend.
+    """
+    run = RunFolder.open(config.run)
+    trained, competition = run.config(), run.competition()
+    classes, output = competition.classes, _output(config, run)
+    _check(config, competition)
+    device = choose_device(config.device)
+    model = load_best(run, device)
+    map_layer(model, trained, config.method)  # refuses before images are decoded
+    with tempfile.TemporaryDirectory(prefix="xraycomp-") as scratch:
+        source, manifest, split = _images(config, run, trained, competition, Path(scratch))
+        dataset = load_dataset(
+            manifest,
+            source,
+            trained.cache_size,
+            workers=config.workers,
+            skip_broken=config.skip_broken,
+        )
+        rows = dataset.manifest[dataset.manifest["split"] == split]
+        if rows.empty:
+            raise UserError(f"None of the images at {source.root} decodes. Check the files.")
+        if not config.images and run.predictions_path(split).is_file():
+            table = run.predictions(split)
+        else:
+            table = predict_split(model, dataset, split, trained, batch_size=config.batch_size)
+        thresholds = Thresholds.read(run.path, classes) if competition.multilabel else None
+        called = call_images(dataset, split, table, thresholds)
+        boxes = read_boxes(competition, source.root, rows["image"])
+        if config.images:
+            pairs = called.asked(config.classes)
+        else:
+            pairs = called.worth_seeing(config.n, config.classes, boxes)
+        files = explain_pairs(
+            output,
+            model,
+            dataset,
+            source,
+            pairs,
+            boxes,
+            trained,
+            split=split,
+            method=config.method,
+            batch_size=config.batch_size,
+            full_size=config.full_size,
+        )
+    log.info("Wrote %s: %s.", output, ", ".join(files))
+    return output
+
+
+def _output(config: ExplainConfig, run: RunFolder) -> Path:
+    if config.output is None:
+        if config.images:
+            raise UserError("Say where the maps of --images shall go with --output FOLDER.")
+        return run.path / "explain" / config.split
+    there = config.output
+    if (
+        there.exists()
+        and not (there / "maps.csv").is_file()
+        and (not there.is_dir() or any(there.iterdir()))
+    ):
+        raise UserError(f"{there} holds something else than heat maps. Choose another --output.")
+    return there
+
+
+def _check(config: ExplainConfig, competition: Competition) -> None:
+    if config.n < 1:
+        raise UserError(f"--n is {config.n}; it must be at least 1.")
+    if config.batch_size is not None and config.batch_size < 1:
+        raise UserError(f"--batch-size is {config.batch_size}; it must be at least 1.")
+    if unknown := [name for name in config.classes if name not in competition.classes]:
+        raise UserError(
+            f"{config.run} has no class {listing(unknown)}. It has: "
+            f"{listing(competition.classes, 20)}."
+        )
+
+
+def _images(
+    config: ExplainConfig,
+    run: RunFolder,
+    trained: TrainConfig,
+    competition: Competition,
+    scratch: Path,
+) -> tuple[Source, pd.DataFrame, str]:
+    """Where the images are, the table of them, and the name of their split in it."""
+    if config.images:
+        folder = config.images.parent if config.images.is_file() else config.images
+        return Source(competition, folder, scratch), list_folder(config.images), "predict"
+    manifest = run.manifest()
+    if config.split not in set(manifest["split"]):
+        raise UserError(
+            f"{run.path} has no split {config.split!r}. It has: "
+            f"{listing(sorted(set(manifest['split'])))}."
+        )
+    return open_source(competition, trained.data, trained.data_dir), manifest, config.split
+
+
+def main(args: Sequence[str]) -> None:
+    """Read the flags and explain."""
+    explain(parse_flags(ExplainConfig, args, prog=PROG, help=HELP))
+
+
+if __name__ == "__main__":
+    run_command(main)
