@@ -40,7 +40,7 @@ def test_planted_wrong_labels_come_first():
 
 
 def test_wrong_labels_planted_in_drawn_films_come_first(tmp_path, draw):
-    """Out of fold, by a regression on the pixels that has learned the wrong labels of other folds."""
+    """Out of fold, by a regression on pixels that has learned the wrong labels of other folds."""
     truth = np.arange(120) % 3
     films = [draw(tmp_path / f"{n}.png", kind, seed=n) for n, kind in enumerate(truth.tolist())]
     pixels = np.array([np.asarray(Image.open(path)).ravel() / 255 for path in films])
