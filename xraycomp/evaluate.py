@@ -25,6 +25,7 @@ from xraycomp.judging.doubts import doubt_labels, format_doubts, pool_held_out, 
 from xraycomp.judging.metrics import PHANTOMS, judge
 from xraycomp.judging.results import write_results
 from xraycomp.judging.slices import (
+    RESAMPLES,
     SLICES,
     check_slices,
     format_slices,
@@ -172,8 +173,12 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     report, files = results.report, list(results.files)
     log.info("\n%s\n", format_table(report))
     if given.slice_by is not None:
-        options["thresholds"] = results.thresholds
-        slices = judge_slices(*asked, given.slice_by, **options)
+        slices = judge_slices(
+            *asked,
+            given.slice_by,
+            thresholds=results.thresholds,
+            resamples=RESAMPLES if config.intervals else 0,
+        )
         write_json(given.folder / SLICES, slices)
         files.append(SLICES)
         log.info("%s\n", format_slices(slices, config.slices))
