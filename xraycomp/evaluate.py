@@ -21,7 +21,13 @@ from xraycomp.judging.doubts import doubt_labels, format_doubts, pool_held_out, 
 from xraycomp.judging.metrics import PHANTOMS, judge
 from xraycomp.judging.prior_shift import Reference, fit_reference, show_shift
 from xraycomp.judging.results import write_results
-from xraycomp.judging.slices import SLICES, check_slices, format_slices, judge_slices
+from xraycomp.judging.slices import (
+    RESAMPLES,
+    SLICES,
+    check_slices,
+    format_slices,
+    judge_slices,
+)
 from xraycomp.judging.table import format_table
 from xraycomp.judging.thresholds import Criterion, Thresholds, named_criterion
 from xraycomp.model.run import RunFolder
@@ -205,8 +211,12 @@ def _judge(
     files = list(results.files)
     log.info("\n%s\n", format_table(results.report))
     if given.slice_by is not None:
-        options: dict[str, Any] = {"thresholds": results.thresholds, "resamples": resamples}
-        slices = judge_slices(*asked, given.slice_by, **options)
+        slices = judge_slices(
+            *asked,
+            given.slice_by,
+            thresholds=results.thresholds,
+            resamples=RESAMPLES if config.intervals else 0,
+        )
         write_json(folder / SLICES, slices)
         files.append(SLICES)
         log.info("%s\n", format_slices(slices, config.slices))

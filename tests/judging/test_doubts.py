@@ -4,6 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import cross_val_predict
 
 from xraycomp.console.errors import UserError
 from xraycomp.judging import doubts
@@ -35,6 +37,22 @@ def test_planted_wrong_labels_come_first():
     assert (first["label"], first["suggested"]) == (NAMES[labels[0]], NAMES[truth[0]])
     assert first["label_prob"] == probs[0, labels[0]]
     assert first["suggested_prob"] == probs[0, truth[0]]
+
+
+def test_wrong_labels_planted_in_drawn_films_come_first(tmp_path, draw):
+    """Out of fold, by a regression on pixels that has learned the wrong labels of other folds."""
+    truth = np.arange(120) % 3
+    films = [draw(tmp_path / f"{n}.png", kind, seed=n) for n, kind in enumerate(truth.tolist())]
+    pixels = np.array([np.asarray(Image.open(path)).ravel() / 255 for path in films])
+    planted = [3, 17, 44, 61, 85, 118]
+    labels = truth.copy()
+    labels[planted] = (labels[planted] + 1) % 3
+    model = LogisticRegression(C=0.01)
+    probs = cross_val_predict(model, pixels, labels, cv=5, method="predict_proba")
+    table = doubt_labels(range(120), np.eye(3)[labels], probs, NAMES, one_class=True)
+    assert set(table["image"][: len(planted)]) == set(planted)
+    for row in table[: len(planted)].itertuples():
+        assert (row.label, row.suggested) == (NAMES[labels[row.image]], NAMES[truth[row.image]])
 
 
 def test_it_is_confident_learning_written_out_image_by_image():

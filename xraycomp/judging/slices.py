@@ -26,6 +26,9 @@ FEWEST = 30
 MOST_VALUES = 20
 """A column of more values does not part the images into slices, but names them."""
 
+RESAMPLES = 300
+"""Fewer than for the whole: a large test set has dozens of slices."""
+
 NOT_GIVEN = "(not given)"
 
 _MOST_NUMBERS = 10  # a column of more different numbers is cut into bands
@@ -94,7 +97,7 @@ def judge_slices(
     columns: pd.DataFrame,
     *,
     thresholds: Thresholds | None = None,
-    resamples: int = 1000,
+    resamples: int = RESAMPLES,
 ) -> dict[str, Any]:
     """Judge the images of each value of each column by themselves, worst macro AUROC first.
 
