@@ -1,4 +1,4 @@
-"""From the best weights to predictions, a judgement and a submission."""
+"""From the best weights to predictions, a judgement, a submission and the page."""
 
 import logging
 
@@ -10,10 +10,13 @@ from xraycomp.data.predictions import labelled_rows
 from xraycomp.data.submission import expected_ids, write_submission
 from xraycomp.job.beginning import Job
 from xraycomp.judging.metrics import PHANTOMS
+from xraycomp.judging.page import write_page
 from xraycomp.judging.results import write_results
 from xraycomp.judging.table import format_table
 from xraycomp.judging.thresholds import Criterion, Thresholds
+from xraycomp.model.again import train_again
 from xraycomp.model.checkpoint import load_best
+from xraycomp.model.config import TrainConfig
 from xraycomp.model.inference import predict_split
 
 log = logging.getLogger(__name__)
@@ -29,7 +32,7 @@ def predict_splits(job: Job, device: torch.device) -> dict[str, pd.DataFrame]:
 
 
 def finish(job: Job, tables: dict[str, pd.DataFrame]) -> None:
-    """Keep the predictions, judge what is labelled, submit the test set."""
+    """Keep the predictions, judge what is labelled, submit the test set, write the page."""
     config, run, dataset = job.config, job.run, job.dataset
     competition = job.source.competition
     files = ["config.json"]
@@ -55,6 +58,9 @@ def finish(job: Job, tables: dict[str, pd.DataFrame]) -> None:
         write_text(submission, own.read_text(encoding="utf-8"))
         files.append("submission.csv")
         log.info("Checked submission of %s rows: %s", f"{len(ids):,}", submission)
+    page = write_page(run.path, TrainConfig().to_json(), train_again(run))
+    files.append(page.name)
+    log.info("All of it on one page, for any browser: %s", page)
     if competition.drawn:
         log.info("These results are for %s.", PHANTOMS)
     log.info("Wrote %s: %s.", run.path, ", ".join(files))
