@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from xraycomp.judging.intervals import FloatArray
 
 WIDTH, HEIGHT = 360, 270
-LEFT, RIGHT, TOP, BOTTOM = 46, 350, 10, 228
+LEFT, RIGHT, TOP, BOTTOM = 54, 350, 10, 228
 """The plotting area, in units of the SVG; at most a phone's pixels, so that its text stays legible
 there."""
 SHADES = 9
@@ -196,7 +196,7 @@ def parallel(
         scale where they are positive and differ by more than 20 times, other values even steps
     scores : name of the score and its value in each run, which gives each line its shade
     """
-    placed = [_place(values) for _, values in columns] + [_place(scores[1])]
+    placed = [_place(values) for _, values in columns] + [_place(scores[1], ".3f")]
     labels = [label for label, _ in columns] + [scores[0]]
     xs = [_APART * (n + 0.5) for n in range(len(labels))]
     low, high = min(scores[1]), max(scores[1])
@@ -217,15 +217,17 @@ def parallel(
     )
 
 
-def _place(values: Sequence[object]) -> tuple[list[float], tuple[tuple[float, str], ...]]:
-    """The place of each value on an upright axis, and its ticks."""
+def _place(
+    values: Sequence[object], written: str = ".4g"
+) -> tuple[list[float], tuple[tuple[float, str], ...]]:
+    """The place of each value on an upright axis, and its ticks, which are ``written`` so."""
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         numbers = np.array([float(str(value)) for value in values])
         ticked = np.unique(numbers)
         logarithmic = ticked[0] > 0 and ticked[-1] > 20 * ticked[0]
         if len(ticked) > 6:
             ticked = ticked[[0, -1]]
-        texts = [f"{value:.4g}" for value in ticked]
+        texts = [format(value, written) for value in ticked]
         if logarithmic:
             numbers, ticked = np.log(numbers), np.log(ticked)
     else:
