@@ -135,7 +135,7 @@ def _leave_judgements(
     path: Path, judged_on: str, images: list[str], classes: Sequence[str]
 ) -> None:
     slices = [
-        {"column": column, "value": value, "n": count, "figures": {
+        {"column": column, "value": value, "n": count, "classes": 3 + count % 2, "figures": {
             "macro_auroc": entry(auroc, 0.04), "accuracy": entry(auroc - 0.1),
             "macro_f1": {"value": None, "low": None, "high": None},
         }}
@@ -144,7 +144,8 @@ def _leave_judgements(
             ("view", "PA", 80, 0.95), ("folder", "<i>images_001</i>", 70, 0.97),
         )
     ]  # fmt: skip
-    write_json(path / "slices.json", {"split": judged_on, "slices": slices})
+    judged = {"split": judged_on, "classes": 4, "fewest": 9, "slices": slices}
+    write_json(path / "slices.json", judged)
     probes = [
         {"name": name, "auroc": entry(auroc)}
         for name, auroc in (
@@ -183,3 +184,8 @@ def draw_maps(folder: Path, images: Sequence[str], classes: Sequence[str], n: in
             "film": f"{i}-film.png", "overlay": f"{i}-map.png",
         })  # fmt: skip
     write_csv(folder / "maps.csv", pd.DataFrame(rows))
+    part = {"n": 12, "pointing_game": entry(0.75), "iou": entry(0.31), "box_share": 0.08}
+    none = {"value": None, "low": None, "high": None}
+    empty = {"n": 0, "pointing_game": none, "iou": none, "box_share": None}
+    located = {"threshold": 0.5, "all": part, "called": empty, "classes": {classes[1]: part}}
+    write_json(folder / "localisation.json", located)

@@ -12,7 +12,8 @@ import pandas as pd
 from xraycomp.console.command import parse_flags, run_command
 from xraycomp.console.errors import UserError, listing
 from xraycomp.console.help import Help
-from xraycomp.judging.overview import Board, read_runs, write_overview
+from xraycomp.judging.board import Board
+from xraycomp.judging.overview import read_runs, write_overview
 from xraycomp.judging.page import PAGE, write_page
 from xraycomp.judging.run_files import RunFiles
 from xraycomp.model.again import train_again

@@ -1,7 +1,6 @@
 """One page that compares runs: only those that were judged on the same images, side by side."""
 
 import hashlib
-import itertools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,11 +10,12 @@ from urllib.parse import quote
 
 from xraycomp.console.errors import UserError
 from xraycomp.data.files import write_text
-from xraycomp.judging.charts import Mark, ParallelPlot, Plot, axes, diagonal, parallel
+from xraycomp.judging.board import Board, show_board
+from xraycomp.judging.charts import ParallelPlot, parallel
 from xraycomp.judging.judgement import METRICS, headline
 from xraycomp.judging.metrics import PHANTOMS
 from xraycomp.judging.page import PAGE, reaches, render
-from xraycomp.judging.run_files import EVALUATE, Entry, RunFiles, damaged, ends
+from xraycomp.judging.run_files import EVALUATE, Entry, RunFiles, damaged
 from xraycomp.judging.sections import plain, training
 
 _PLACES = {
@@ -25,19 +25,6 @@ _PLACES = {
 """Settings that say where and how far something ran, and not what."""
 _AXES = 8
 """Most settings that a parallel plot shows."""
-
-
-@dataclass(frozen=True)
-class Board:
-    """A competition's submissions that have a public score."""
-
-    competition: str
-    metric: str
-    rows: Sequence[Mapping[str, Any]]
-    """``run``, ``validation`` and ``private`` (entry, float; None where not known), ``public``,
-    ``val_rank`` and ``public_rank`` (None for no pair), ``outside`` its validation interval."""
-    said: Sequence[str] = ()
-    """What the two scores say of each other, in sentences."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +104,7 @@ def write_overview(
         n=sum(len(group.rows) for group in groups.values()),
         groups=[_show(group, defaults) for group in groups.values()],
         broken=broken,
-        boards=[_show_board(board) for board in boards],
+        boards=[show_board(board) for board in boards],
         phantoms=PHANTOMS,
     )
     write_text(path, text)
@@ -236,30 +223,3 @@ def _drawn(value: Any) -> object:
     """Numbers as they are, all else as text."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return value if number else plain(value)
-
-
-def _show_board(board: Board) -> dict[str, Any]:
-    """A competition's submissions: those with both scores as points, all with a score as rows."""
-    pairs = [row for row in board.rows if row["public_rank"] is not None]
-    plot = None
-    if pairs:
-        reach = [ends(row["validation"]) for row in pairs]
-        both = [*itertools.chain(*reach), *(row["public"] for row in pairs)]
-        x, y = axes("validation score", both, "public score", both)
-        marks = tuple(
-            Mark(
-                int(row["outside"]),
-                float(x.at(row["validation"]["value"])),
-                float(y.at(row["public"])),
-                x_reach=(float(x.at(low)), float(x.at(high))),
-            )
-            for row, (low, high) in zip(pairs, reach, strict=True)
-        )
-        outside = sum(bool(row["outside"]) for row in pairs)
-        alt = (
-            f"Validation against public score of {len(pairs)} submissions; {outside} lie outside "
-            "their validation interval. The table gives all."
-        )
-        plot = Plot(alt, x, y, marks=marks, diagonal=diagonal(x, y))
-    metric = METRICS.get(board.metric, board.metric)
-    return {"board": board, "plot": plot, "metric": metric, "pairs": len(pairs)}

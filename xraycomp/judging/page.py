@@ -13,15 +13,13 @@ from markupsafe import Markup
 
 import xraycomp
 from xraycomp.data.files import write_text
-from xraycomp.judging import sections
+from xraycomp.judging import gallery, sections
 from xraycomp.judging.judgement import judgements
 from xraycomp.judging.metrics import PHANTOMS
 from xraycomp.judging.pictures import Pictures
-from xraycomp.judging.run_files import EVALUATE, Entry, RunFiles
+from xraycomp.judging.run_files import DOUBT, EVALUATE, EXPLAIN, RESUME, Entry, RunFiles
 
 PAGE = "report.html"
-EXPLAIN = "python -m xraycomp.explain --run {run}"
-DOUBTS = "python -m xraycomp.evaluate --run {run}"
 _SPLITS = {"val": "validation", "test": "test"}
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -56,8 +54,8 @@ def _run_page(run: RunFiles, defaults: Mapping[str, Any], again: str) -> str:
         slices["floor"] = reaches(slices["rows"], 0)
     environment = sections.environment(run)
     commit = dict(environment).get("commit", "").removesuffix("–")
-    gallery = sections.gallery(run, pictures)
-    doubts = sections.doubts(run, pictures)
+    films = gallery.gallery(run, pictures)
+    doubts = gallery.doubts(run, pictures)
     if doubts:
         doubts["films"] = any(row["film"] for row in doubts["rows"])
     titles = {
@@ -90,12 +88,14 @@ def _run_page(run: RunFiles, defaults: Mapping[str, Any], again: str) -> str:
         slices=slices,
         shortcuts=sections.shortcuts(run),
         doubts=doubts,
-        gallery=gallery,
+        gallery=films,
         pictures=pictures,
-        outside_limit=sections.OUTSIDE,
-        evaluate=EVALUATE,
-        explain_command=run.command(EXPLAIN),
-        doubts_command=run.command(DOUBTS),
+        outside_limit=gallery.OUTSIDE,
+        locations=gallery.locations(run),
+        evaluate=run.command(EVALUATE),
+        explain=run.command(EXPLAIN),
+        doubt=run.command(DOUBT),
+        resume=run.command(RESUME),
         commit=commit.removesuffix("-dirty"),
         dirty=commit.endswith("-dirty"),
         again=again,

@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 SIDE = 256
-"""Longest side of a picture in the page, in pixels."""
+"""Longest side of most pictures in the page, in pixels."""
 BUDGET = 4_000_000
 """Most bytes of all pictures of a page, as the page holds them: it shall stay under 5 MB."""
 _SMALL = 12_000  # bytes up to which a file is taken as it is
@@ -24,8 +24,9 @@ class Pictures:
         """How many were there but would have made the page too large."""
         self._taken: dict[Path, str] = {}
 
-    def take(self, folder: Path, name: str) -> str:
-        """The picture as a data URI; empty where there is none, or no room for it.
+    def take(self, folder: Path, name: str, side: int = SIDE) -> str:
+        """The picture as a data URI, its longest side at most ``side`` pixels; empty where there is
+        none, or no room for it.
 
         Only files in ``folder`` itself are taken: a table may name any.
         """
@@ -33,7 +34,7 @@ class Pictures:
         if not name or not path.is_file():
             return ""
         if path not in self._taken:
-            uri = _encode(path)
+            uri = _encode(path, side)
             if len(uri) > self.left:
                 self.left_out += 1
                 return ""
@@ -42,14 +43,14 @@ class Pictures:
         return self._taken[path]
 
 
-def _encode(path: Path) -> str:
+def _encode(path: Path, side: int) -> str:
     """A PNG or JPEG file as a data URI, made smaller where it is large; empty for another file."""
     content = path.read_bytes()
     try:
         with Image.open(io.BytesIO(content), formats=list(_KINDS)) as image:
             kind = _KINDS[str(image.format)]
-            if len(content) > _SMALL or max(image.size) > SIDE:
-                image.thumbnail((SIDE, SIDE))
+            if len(content) > _SMALL or max(image.size) > side:
+                image.thumbnail((side, side))
                 made = io.BytesIO()
                 gray = image.mode in ("1", "L", "I;16", "I")
                 image.convert("L" if gray else "RGB").save(made, "JPEG", quality=_QUALITY)

@@ -20,7 +20,11 @@ Entry = dict[str, float | None]
 """A figure and its 95 % interval: ``value``, ``low``, ``high``; None where not defined."""
 
 EVALUATE = "python -m xraycomp.evaluate --run {run}"
+DOUBT = "python -m xraycomp.evaluate --doubts {run}"
+EXPLAIN = "python -m xraycomp.explain --run {run}"
+RESUME = "python -m xraycomp.train --resume {run}"
 TRAIN = "python -m xraycomp.train"
+"""What writes a run's files; ``RunFiles.command`` puts the run in."""
 
 
 @dataclass(frozen=True)

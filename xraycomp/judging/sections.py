@@ -3,9 +3,7 @@
 Each function gives None where its file is not there; the page then says which command writes it.
 """
 
-import itertools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,13 +11,17 @@ import pandas as pd
 
 from xraycomp.data.labels import UNKNOWN, encode_targets
 from xraycomp.judging.charts import Plot, axes, line
-from xraycomp.judging.pictures import Pictures
-from xraycomp.judging.run_files import EVALUATE, RunFiles, damaged, entry, read_json
+from xraycomp.judging.run_files import (
+    EVALUATE,
+    RESUME,
+    TRAIN,
+    RunFiles,
+    damaged,
+    entry,
+    read_json,
+)
 
 SLICE_FIGURES = {"macro_auroc": "macro AUROC", "accuracy": "accuracy", "macro_f1": "macro F1"}
-KINDS = {"error": "Most confident errors", "hit": "Typical hits", "asked": "Asked for"}
-OUTSIDE = 0.5
-"""From this share of a heat map outside the chest on, the page says so in words."""
 SHOWN = 20
 """Rows of a list that may be long."""
 _SPLITS = ("train", "val", "test")
@@ -46,7 +48,7 @@ def environment(run: RunFiles) -> list[tuple[str, str]]:
     path = run.path / "environment.json"
     if not path.is_file():
         return []
-    content = read_json(path, "python -m xraycomp.train")
+    content = read_json(path, TRAIN)
     content["gpus"] = ", ".join(map(str, content.get("gpus") or [])) or "none"
     names = {"threads": "CPU threads", "gpus": "GPUs"}
     return [(names.get(name, name), plain(value)) for name, value in content.items()]
@@ -61,7 +63,7 @@ def counts(run: RunFiles) -> dict[str, Any]:
     patients: list[int] = []
     for split in splits:
         part = manifest[manifest["split"] == split]
-        with damaged(run.path / "manifest.csv", "python -m xraycomp.train"):
+        with damaged(run.path / "manifest.csv", TRAIN):
             targets = encode_targets(part["label"], classes)
         for name, count in zip(classes, np.nansum(targets, axis=0), strict=True):
             rows[name].append(int(count))
@@ -107,7 +109,7 @@ def training(run: RunFiles) -> list[dict[str, Any]]:
         epochs = run.epochs(folder)
         if epochs is not None and len(epochs):
             path = run.path / folder / "metrics.csv"
-            with damaged(path, "python -m xraycomp.train"):
+            with damaged(path, TRAIN):
                 found.append({"title": title, **_course(epochs, str(run.config["monitor"]))})
     return found
 
@@ -169,6 +171,7 @@ def slices(run: RunFiles) -> dict[str, Any] | None:
                 "column": str(row["column"]),
                 "value": str(row["value"]),
                 "n": int(row["n"]),
+                "classes": row.get("classes"),
                 "figures": [
                     entry(row["figures"][name]) if name in row["figures"] else None
                     for name in SLICE_FIGURES
@@ -176,68 +179,22 @@ def slices(run: RunFiles) -> dict[str, Any] | None:
             }
             for row in content["slices"]
         ]
-        return {"split": str(content["split"]), "rows": rows, "headings": SLICE_FIGURES.values()}
+        classes = content.get("classes")
+        return {
+            "split": str(content["split"]),
+            "rows": rows,
+            "headings": SLICE_FIGURES.values(),
+            "fewest": content.get("fewest"),
+            "classes": classes,
+            "incomplete": any(row["classes"] != classes for row in rows),
+        }
 
 
 def shortcuts(run: RunFiles) -> dict[str, Any] | None:
     """How well things that are no findings foretell the label."""
-    content = run.json("shortcuts.json")
+    content = run.json("shortcuts.json", RESUME)
     if content is None:
         return None
-    with damaged(run.path / "shortcuts.json", run.command(EVALUATE)):
+    with damaged(run.path / "shortcuts.json", run.command(RESUME)):
         probes = [(str(row["name"]), entry(row["auroc"])) for row in content["probes"]]
         return {"split": str(content["split"]), "probes": probes, "warning": content["warning"]}
-
-
-def doubts(run: RunFiles, pictures: Pictures) -> dict[str, Any] | None:
-    """Labels that the model contradicts most, with a picture of each film that there is one of."""
-    name = "label_doubts.csv"
-    columns = ["image", "label", "label_prob", "suggested", "suggested_prob"]
-    rows = run.table(name, columns)
-    if rows is None:
-        return None
-    films = {row["image"]: (folder, row["film"]) for folder, row in _maps(run)}
-    shown: list[dict[str, Any]] = []
-    with damaged(run.path / name, run.command(EVALUATE)):
-        for row in rows[:SHOWN]:
-            numbers = {key: float(row[key]) for key in ("label_prob", "suggested_prob")}
-            folder, film = films.get(row["image"], (run.path, ""))
-            shown.append({**row, **numbers, "film": pictures.take(folder, film)})
-    return {"rows": shown, "total": len(rows)}
-
-
-def gallery(run: RunFiles, pictures: Pictures) -> list[dict[str, Any]] | None:
-    """Films with their heat maps, by kind: errors first."""
-    found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
-    rows = _maps(run)
-    if not rows:
-        return None
-    for folder, row in rows:
-        with damaged(folder / "maps.csv", run.command("python -m xraycomp.explain --run {run}")):
-            item: dict[str, Any] = {
-                **row,
-                "prob": float(row["prob"]),
-                "outside": float(row["outside"]) if row["outside"] else None,
-                "split": folder.name,
-            }
-            found[row["kind"]].append(item)
-    # A picture of each kind in turn, so that no kind goes without where not all can be shown.
-    for item in filter(None, itertools.chain(*itertools.zip_longest(*found.values()))):
-        folder = run.path / "explain" / item["split"]
-        item["film"] = pictures.take(folder, item["film"])
-        item["overlay"] = pictures.take(folder, item["overlay"])
-    return [
-        {"title": title, "kind": kind, "items": found[kind]}
-        for kind, title in KINDS.items()
-        if found[kind]
-    ]
-
-
-def _maps(run: RunFiles) -> list[tuple[Path, dict[str, str]]]:
-    """The rows of every ``explain/<split>/maps.csv``, validation first, each with its folder."""
-    columns = ["image", "class", "kind", "label", "prob", "outside", "film", "overlay"]
-    found = []
-    for split in ("val", "test", "train"):
-        for row in run.table(f"explain/{split}/maps.csv", columns) or []:
-            found.append((run.path / "explain" / split, row))
-    return found
