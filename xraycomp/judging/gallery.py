@@ -19,20 +19,22 @@ SHOWN = 20
 
 
 def doubts(run: RunFiles, pictures: Pictures) -> dict[str, Any] | None:
-    """Labels that the model contradicts most, with a picture of each film that there is one of."""
+    """Labels that the model contradicts most, with the sheet of their films; without one, with the
+    films that there are heat maps of."""
     name = "label_doubts.csv"
     columns = ["image", "label", "label_prob", "suggested", "suggested_prob"]
     rows = run.table(name, columns)
     if rows is None:
         return None
-    films = {row["image"]: (folder, row["film"]) for folder, row in _maps(run)}
+    sheet = pictures.take(run.path, SHEET, _SHEET_SIDE)
+    maps = [] if sheet else _maps(run)
+    films = {row["image"]: (folder, row["film"]) for folder, row in maps}
     shown: list[dict[str, Any]] = []
     with damaged(run.path / name, run.command(DOUBT)):
         for row in rows[:SHOWN]:
             numbers = {key: float(row[key]) for key in ("label_prob", "suggested_prob")}
             folder, film = films.get(row["image"], (run.path, ""))
             shown.append({**row, **numbers, "film": pictures.take(folder, film)})
-    sheet = "" if films else pictures.take(run.path, SHEET, _SHEET_SIDE)
     return {"rows": shown, "total": len(rows), "sheet": sheet}
 
 

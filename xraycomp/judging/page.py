@@ -49,9 +49,9 @@ def _run_page(run: RunFiles, defaults: Mapping[str, Any], again: str) -> str:
     judged = judgements(run)
     for one in judged:
         one["floor"] = reaches(one["rows"], 0)
-    slices = sections.slices(run)
-    if slices:
-        slices["floor"] = reaches(slices["rows"], 0)
+    slices = list(filter(None, (sections.slices(run, folder) for folder in ("", "test/"))))
+    for part in slices:
+        part["floor"] = reaches(part["rows"], 0)
     environment = sections.environment(run)
     commit = dict(environment).get("commit", "").removesuffix("–")
     films = gallery.gallery(run, pictures)

@@ -160,12 +160,13 @@ def _curves(
     return {"title": title, "plot": Plot(alt, x, y, lines), "legend": legend}
 
 
-def slices(run: RunFiles) -> dict[str, Any] | None:
-    """Figures of parts of the images, worst first."""
-    content = run.json("slices.json")
+def slices(run: RunFiles, folder: str = "") -> dict[str, Any] | None:
+    """Figures of parts of the images judged in the run's ``folder``, worst first."""
+    name = f"{folder}slices.json"
+    content = run.json(name)
     if content is None:
         return None
-    with damaged(run.path / "slices.json", run.command(EVALUATE)):
+    with damaged(run.path / name, run.command(EVALUATE)):
         rows = [
             {
                 "column": str(row["column"]),
