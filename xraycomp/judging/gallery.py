@@ -72,14 +72,11 @@ def locations(run: RunFiles) -> dict[str, Any] | None:
     if content is None:
         return None
     with damaged(run.path / name, run.command(EXPLAIN)):
-        parts = {
-            **content["classes"],
-            "all": content["all"],
-            "all, where called": content["called"],
-        }
+        parts = list(content["classes"].items())
+        parts += [("all", content["all"]), ("all, where called", content["called"])]
         return {
             "threshold": float(content["threshold"]),
-            "rows": [(name, *_located(part)) for name, part in parts.items()],
+            "rows": [(name, *_located(part)) for name, part in parts],
         }
 
 

@@ -87,16 +87,16 @@ def write_overview(
 
     Raises ``UserError``, and writes nothing, where no run is left.
     """
-    groups: dict[tuple[str, str], _Group] = {}
+    groups: dict[tuple[str, str, str], _Group] = {}
     broken = list(broken)
     for run in runs:
         try:
-            row = _row(run, path)
+            row, group = _row(run, path), _group(run)
         except UserError as error:
             broken.append(str(error))
             continue
-        group = _group(run)
-        groups.setdefault((run.competition.slug, group.fingerprint), group).rows.append(row)
+        same = (run.competition.slug, group.fingerprint, row.metric)
+        groups.setdefault(same, group).rows.append(row)
     if not groups:
         raise UserError(f"There is no whole run among these folders. {broken[0]}")
     text = render(
