@@ -88,6 +88,7 @@ RUN_FILES = [
     "reliability.png",
     "calibration.json",
     "confusion.png",
+    "report.html",
     "submission.csv",
 ]
 
@@ -185,8 +186,9 @@ def test_every_file_of_the_run_is_there_and_nothing_half_written(desk, run):
 def test_train_ends_by_naming_its_files_and_leaves_them_in_the_log(run, trained):
     last = trained.stdout.strip().splitlines()[-1]
     assert last.startswith("Wrote runs/first: ")
-    for name in ("metrics.json", "roc.png", "confusion.png", "submission.csv"):
+    for name in ("metrics.json", "roc.png", "confusion.png", "submission.csv", "report.html"):
         assert name in last
+    assert "any browser: runs/first/report.html" in trained.stdout
     assert "Checked submission of 24 rows: submissions/first.csv" in trained.stdout
     assert last in (run / "train.log").read_text()
     assert "macro F1" in trained.stdout

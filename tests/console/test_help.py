@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pytest
 
-from xraycomp import download, evaluate, kernel, predict, submit, train
+from xraycomp import download, evaluate, kernel, predict, report, submit, train
 from xraycomp.console.command import parse_flags
 from xraycomp.console.help import Help
 from xraycomp.model.config import TrainConfig
@@ -23,6 +23,7 @@ COMMANDS = [
     (download, download.DownloadConfig),
     (kernel, kernel.KernelConfig),
     (submit, submit.SubmitConfig),
+    (report, report.ReportConfig),
 ]
 NAMES = [command.__name__.rpartition(".")[2] for command, _ in COMMANDS]
 

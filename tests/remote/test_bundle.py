@@ -14,9 +14,10 @@ import pytest
 
 import xraycomp
 from xraycomp.console.errors import UserError
-from xraycomp.remote.bundle import MAX_BYTES, build, is_stale, remove_stale
+from xraycomp.remote.bundle import MAX_BYTES, build, collect_sources, is_stale, remove_stale
 from xraycomp.remote.launcher import source_digest
 from xraycomp.remote.leaks import check_no_credentials
+from xraycomp.remote.metadata import read_metadata
 
 PACKAGE = Path(xraycomp.__file__).parent
 BUILD = """
@@ -122,6 +123,14 @@ def test_outputs_in_subfolders_are_not_bundled(make_kernel: Make) -> None:
     (folder / "output" / "runs").mkdir(parents=True)
     (folder / "output" / "runs" / "competition.toml").write_text("slug = 'x'\n")
     assert build(folder) == first
+
+
+def test_the_pages_templates_are_bundled(make_kernel: Make) -> None:
+    folder = make_kernel()
+    held = collect_sources(folder, read_metadata(folder))
+    templates = {path.name for path in (PACKAGE / "judging" / "templates").iterdir()}
+    assert {Path(name).name for name in held if "/templates/" in name} == templates
+    assert "run.html.jinja" in templates
 
 
 def test_links_are_not_bundled(tmp_path: Path, make_kernel: Make) -> None:

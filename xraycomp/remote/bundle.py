@@ -35,7 +35,7 @@ MAX_BYTES = 1_000_000
 SCRIPT = "train.py"
 """The kernel's own script, in its folder."""
 
-_SUFFIXES = {".py", ".toml"}
+_SUFFIXES = {".py", ".toml", ".jinja"}
 _NAMES = {"py.typed"}
 _UNKNOWN_COMMIT = "unknown"
 _NO_RUN = 'RUN = ""\n'
@@ -115,9 +115,9 @@ def remove_stale(folder: Path) -> Path | None:
 def collect_sources(folder: Path, metadata: KernelMetadata) -> dict[str, bytes]:
     """What runs on Kaggle, by its path in the bundle: the package, the script, its TOML files.
 
-    Only ``.py``, ``.toml`` and ``py.typed`` are taken, never links, hidden files or caches, and
-    nothing from subfolders of ``folder``, where outputs may lie. Line ends are made ``\\n``, since
-    a checkout may have others.
+    Only ``.py``, ``.toml``, ``.jinja`` and ``py.typed`` are taken, never links, hidden files or
+    caches, and nothing from subfolders of ``folder``, where outputs may lie. Line ends are made
+    ``\\n``, since a checkout may have others.
     """
     if not (folder / SCRIPT).is_file():
         raise UserError(f"{folder} has no {SCRIPT}. Write the kernel's script there.")

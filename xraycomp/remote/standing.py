@@ -85,10 +85,11 @@ def format_standing(found: Standing) -> str:
         f"{_name(row)} ({row['ref']}) could not be scored: {row['error'] or 'no reason given'}"
         for row in rows[rows["status"] == "ERROR"].to_dict("records")
     ]
-    return "\n".join([head, shown.to_string(index=False), *failed, *_agreement(found)])
+    return "\n".join([head, shown.to_string(index=False), *failed, *agreement(found)])
 
 
-def _agreement(found: Standing) -> list[str]:
+def agreement(found: Standing) -> list[str]:
+    """Sentences on what the two scores say of each other."""
     if found.pairs < PAIRS_NEEDED:
         return [
             f"How well validation foretells the leaderboard shows from {PAIRS_NEEDED} files with "
