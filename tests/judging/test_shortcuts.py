@@ -92,7 +92,7 @@ def test_a_planted_shortcut_is_found_and_warned_of(probe, change, name):
     others = {"border pixels", "image size", "mean brightness"} - {name}
     assert min(areas[other]["value"] for other in others) < areas[name]["value"]
     assert f"{name} {areas[name]['value']:.2f}" in found["warning"]
-    assert "\nWARNING: Labels can be told" in format_shortcuts(found)
+    assert "\nWARNING: Labels can be told without seeing any finding" in format_shortcuts(found)
 
 
 def test_findings_are_probed_one_by_one_and_unknown_ones_left_out(probe):

@@ -38,7 +38,8 @@ def probe_shortcuts(
 
     Logistic regressions (scaled, classes balanced; one a class) of the training images' border
     pixels, size and mean brightness, and of all three, judged by their macro AUROC on validation
-    images, at most 4,000 of each. None of it looks at what the film is of.
+    images, at most 4,000 of each. None of it sees where in the chest something is; but a finding
+    may of itself make a film brighter, and a tight crop brings the body to the border.
 
     Parameters
     ----------
@@ -124,7 +125,7 @@ def _warn(probes: list[dict[str, Any]]) -> str | None:
     if not found:
         return None
     return (
-        "Labels can be told without looking at the chest, macro AUROC by "
+        "Labels can be told without seeing any finding, macro AUROC by "
         f"{', '.join(found)}. A model may have learned where a film comes from instead of what it "
         "shows; look at slices and heat maps before you believe it."
     )

@@ -74,7 +74,7 @@ def _banded(column: pd.Series) -> pd.Series:
     text = column.where(column.notna(), "").astype(str).str.strip()
     given = text != ""
     numbers = pd.to_numeric(text.str.replace(_YEARS, r"\1", regex=True), errors="coerce")
-    known = numbers[given & numbers.notna()]
+    known = numbers[given & numbers.between(-1e9, 1e9)]
     # A few cells that are no numbers do not make a column of ages one of names.
     if known.nunique() > _MOST_NUMBERS and len(known) > 0.9 * given.sum():
         decades = (known // 10 * 10).astype(int)
