@@ -6,20 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
-
 from xraycomp.console.command import parse_flags, run_command
 from xraycomp.console.errors import UserError, listing
 from xraycomp.console.help import Help
 from xraycomp.data.boxes import read_boxes
 from xraycomp.data.competition import Competition
-from xraycomp.data.dataset import load_dataset
-from xraycomp.data.manifest import list_folder
-from xraycomp.data.source import Source, open_source
 from xraycomp.job.explaining import call_images, explain_pairs
+from xraycomp.job.images import open_images
 from xraycomp.judging.thresholds import Thresholds
 from xraycomp.model.checkpoint import load_best
-from xraycomp.model.config import TrainConfig
 from xraycomp.model.device import choose_device
 from xraycomp.model.heatmaps import DEFAULT, Method, map_layer
 from xraycomp.model.inference import predict_split
@@ -87,24 +82,22 @@ def explain(config: ExplainConfig) -> Path:
     model = load_best(run, device)
     map_layer(model, trained, config.method)  # refuses before images are decoded
     with tempfile.TemporaryDirectory(prefix="xraycomp-") as scratch:
-        source, manifest, split = _images(config, run, trained, competition, Path(scratch))
-        dataset = load_dataset(
-            manifest,
-            source,
-            trained.cache_size,
+        images = open_images(
+            run,
+            config.split,
+            config.images,
+            Path(scratch),
             workers=config.workers,
             skip_broken=config.skip_broken,
         )
-        rows = dataset.manifest[dataset.manifest["split"] == split]
-        if rows.empty:
-            raise UserError(f"None of the images at {source.root} decodes. Check the files.")
+        source, dataset, split = images.source, images.dataset, images.split
         if not config.images and run.predictions_path(split).is_file():
             table = run.predictions(split)
         else:
             table = predict_split(model, dataset, split, trained, batch_size=config.batch_size)
         thresholds = Thresholds.read(run.path, classes) if competition.multilabel else None
         called = call_images(dataset, split, table, thresholds)
-        boxes = read_boxes(competition, source.root, rows["image"])
+        boxes = read_boxes(competition, source.root, dataset.manifest["image"])
         if config.images:
             pairs = called.asked(config.classes)
         else:
@@ -151,26 +144,6 @@ def _check(config: ExplainConfig, competition: Competition) -> None:
             f"{config.run} has no class {listing(unknown)}. It has: "
             f"{listing(competition.classes, 20)}."
         )
-
-
-def _images(
-    config: ExplainConfig,
-    run: RunFolder,
-    trained: TrainConfig,
-    competition: Competition,
-    scratch: Path,
-) -> tuple[Source, pd.DataFrame, str]:
-    """Where the images are, the table of them, and the name of their split in it."""
-    if config.images:
-        folder = config.images.parent if config.images.is_file() else config.images
-        return Source(competition, folder, scratch), list_folder(config.images), "predict"
-    manifest = run.manifest()
-    if config.split not in set(manifest["split"]):
-        raise UserError(
-            f"{run.path} has no split {config.split!r}. It has: "
-            f"{listing(sorted(set(manifest['split'])))}."
-        )
-    return open_source(competition, trained.data, trained.data_dir), manifest, config.split
 
 
 def main(args: Sequence[str]) -> None:

@@ -11,14 +11,12 @@ import pandas as pd
 import torch
 
 from xraycomp.console.command import parse_flags, refuse_flags, run_command
-from xraycomp.console.errors import UserError, listing
+from xraycomp.console.errors import UserError
 from xraycomp.console.help import Help
-from xraycomp.data.dataset import load_dataset
 from xraycomp.data.files import write_csv
 from xraycomp.data.labels import decode_targets
-from xraycomp.data.manifest import list_folder
 from xraycomp.data.predictions import ID, labelled_rows, probability_table
-from xraycomp.data.source import Source, open_source
+from xraycomp.job.images import open_images
 from xraycomp.judging.calibration import Calibration
 from xraycomp.judging.prior_shift import Reference, fit_reference, format_shift, reestimate
 from xraycomp.judging.thresholds import Thresholds, hard_labels
@@ -171,33 +169,22 @@ def _default_output(config: PredictConfig, runs: list[RunFolder]) -> Path:
 def _predict_run(
     run: RunFolder, config: PredictConfig, device: torch.device, scratch: Path
 ) -> pd.DataFrame:
-    trained, competition = run.config(), run.competition()
-    if config.images:
-        folder = config.images.parent if config.images.is_file() else config.images
-        manifest, split = list_folder(config.images), "predict"
-        source = Source(competition, folder, scratch)
-    else:
-        manifest, split = run.manifest(), config.split
-        source = open_source(competition, trained.data, trained.data_dir)
-        if split not in set(manifest["split"]):
-            raise UserError(
-                f"{run.path} has no split {split!r}. "
-                f"It has: {listing(sorted(set(manifest['split'])))}."
-            )
-    dataset = load_dataset(
-        manifest,
-        source,
-        trained.cache_size,
+    images = open_images(
+        run,
+        config.split,
+        config.images,
+        scratch,
         workers=config.workers,
         skip_broken=config.skip_broken,
     )
-    if not dataset.ids(split):
-        raise UserError(
-            f"None of the images at {source.root} decodes, so there is nothing to predict."
-        )
     model = load_best(run, device)
     return predict_split(
-        model, dataset, split, trained, batch_size=config.batch_size, tta=config.tta
+        model,
+        images.dataset,
+        images.split,
+        run.config(),
+        batch_size=config.batch_size,
+        tta=config.tta,
     )
 
 
