@@ -1,6 +1,5 @@
 """python -m xraycomp.report: run folders -> one page on a run, or one that compares several."""
 
-import contextlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -69,9 +68,10 @@ def report(config: ReportConfig) -> Path:
     runs, broken = read_runs(folders)
     for run in runs:
         if (run.path / "metrics.json").is_file() and not (run.path / PAGE).is_file():
-            # What may be wrong with its results is said below, of all runs.
-            with contextlib.suppress(UserError):
+            try:
                 log.info("Wrote %s.", _write_own(run.path, defaults))
+            except UserError as error:
+                log.info("%s has no page of its own: %s", run.path, error)
     page = config.output or folders[0].parent / PAGE
     broken = write_overview(page, runs, defaults, _boards(runs, config.submissions_dir), broken)
     for sentence in broken:

@@ -14,7 +14,7 @@ OUTSIDE = 0.3
 SHEET = "label_doubts.png"
 """The films of the labels in doubt."""
 _SHEET_SIDE = 1400
-SHOWN = 20
+SHOWN = 24
 """Labels in doubt that are shown."""
 
 
