@@ -106,6 +106,18 @@ def test_the_nih_set_loads_from_its_folders_table_and_lists(nih):
     assert np.array_equal(targets[2:16], np.eye(14))
 
 
+def test_a_table_without_the_columns_to_slice_by_serves_all_the_same(nih, caplog):
+    root = nih()
+    path = root / "Data_Entry_2017.csv"
+    table = pd.read_csv(path, dtype=str).drop(columns=["View Position", "Patient Age"])
+    table.to_csv(path, index=False)
+    with caplog.at_level("INFO", "xraycomp"):
+        manifest = build_manifest(NIH, root)
+    assert set(manifest["view"]) == set(manifest["age"]) == {""}
+    assert set(manifest["sex"]) == {"M"}
+    assert f"{path} has no column Patient Age, View Position: results are not sliced" in caplog.text
+
+
 def test_nodule_against_no_finding_is_a_trial_with_one_label_an_image(nih, caplog):
     competition = parse_competition(NODULE, "nodule.toml")
     with caplog.at_level("INFO", "xraycomp"):

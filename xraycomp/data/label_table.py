@@ -30,8 +30,9 @@ def read_label_table(competition: Competition, root: Path) -> tuple[pd.DataFrame
         table = _join(table, path, train, root / train.join)
     needed = [train.image_column, *label_columns(train, competition.classes), *train.where]
     needed += [competition.patient_column] if competition.patient_column else []
-    needed += train.columns.values()
     check_columns(table, path, needed)
+    if lost := sorted(set(train.columns.values()) - set(table.columns)):
+        log.info("%s has no column %s: results are not sliced by it.", path, listing(lost))
     n_rows = len(table)
     names = table[train.image_column].astype(object)
     repeated = names[names.duplicated()]
@@ -63,7 +64,7 @@ def read_label_table(competition: Competition, root: Path) -> tuple[pd.DataFrame
             "label": decode_targets(found, classes),
             "patient": table[competition.patient_column] if competition.patient_column else "",
             "split": splits[table.index],
-            **{name: table[column] for name, column in train.columns.items()},
+            **{name: table.get(column, "") for name, column in train.columns.items()},
         },
         dtype=object,
     )
