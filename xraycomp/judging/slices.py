@@ -41,9 +41,9 @@ def slice_columns(images: pd.DataFrame, measured: pd.DataFrame | None = None) ->
 
     Its columns are, by the path, ``folder`` (below the root, without a part that is the label) and
     ``file type``; those of the manifest that ``train.columns`` of the competition names; and, where
-    all images were ``measured``, ``shorter side`` (pixels) and ``brightness``. Many numbers are cut
-    into decades or, if these are too many, into thirds. Columns of fewer than 2 or more than
-    `MOST_VALUES` values are left out.
+    all images were ``measured``, ``shorter side`` (pixels) and ``brightness``, in thirds. Many
+    numbers of the manifest are cut into decades or, if these are too many, into thirds. Columns of
+    fewer than 2 or more than `MOST_VALUES` values are left out.
 
     Parameters
     ----------
@@ -58,19 +58,20 @@ def slice_columns(images: pd.DataFrame, measured: pd.DataFrame | None = None) ->
     ]
     found = {name: list(images[name]) for name in images.columns if name not in COLUMNS}
     found = {"folder": folders, "file type": [path.suffix.lower() for path in paths]} | found
-    if measured is not None and images["image"].isin(measured["image"]).all():
-        rows = measured.set_index("image").reindex(images["image"])
-        found["shorter side"] = list(rows[["width", "height"]].min(axis=1))
-        found["brightness"] = list(rows["brightness"])
     banded = {name: _banded(pd.Series(column, dtype=object)) for name, column in found.items()}
+    if measured is not None and images["image"].isin(measured["image"]).all():
+        rows = measured.set_index("image").reindex(images["image"]).reset_index(drop=True)
+        sides = rows[["width", "height"]].min(axis=1)
+        banded["shorter side"] = _banded(sides, most_bands=0)
+        banded["brightness"] = _banded(rows["brightness"], most_bands=0)
     return pd.DataFrame(
         {name: column for name, column in banded.items() if 2 <= column.nunique() <= MOST_VALUES},
         index=range(len(images)),
     )
 
 
-def _banded(column: pd.Series) -> pd.Series:
-    """The values as text, many numbers as bands."""
+def _banded(column: pd.Series, most_bands: int = _MOST_BANDS) -> pd.Series:
+    """The values as text, many numbers as decades, or as thirds where these are too many."""
     text = column.where(column.notna(), "").astype(str).str.strip()
     given = text != ""
     numbers = pd.to_numeric(text.str.replace(_YEARS, r"\1", regex=True), errors="coerce")
@@ -78,15 +79,18 @@ def _banded(column: pd.Series) -> pd.Series:
     # A few cells that are no numbers do not make a column of ages one of names.
     if known.nunique() > _MOST_NUMBERS and len(known) > 0.9 * given.sum():
         decades = (known // 10 * 10).astype(int)
-        if decades.nunique() <= _MOST_BANDS:
-            bands = decades.map(lambda first: f"{first}-{first + 9}")
-        else:
-            low, high = (round(float(cut)) for cut in known.quantile([1 / 3, 2 / 3]))
-            names = [f"up to {low:,}", f"{low:,} to {high:,}", f"over {high:,}"]
-            which = (known > low).astype(int) + (known > high).astype(int)
-            bands = which.map(dict(enumerate(names)))
+        few = decades.nunique() <= most_bands
+        bands = decades.map(lambda first: f"{first}-{first + 9}") if few else _thirds(known)
         return bands.reindex(text.index, fill_value=NOT_GIVEN)
     return text.where(given, NOT_GIVEN)
+
+
+def _thirds(numbers: pd.Series) -> pd.Series:
+    """Numbers as bands of a third of the images each, or fewer bands where many are alike."""
+    low, high = (round(float(cut)) for cut in numbers.quantile([1 / 3, 2 / 3]))
+    names = [f"up to {low:,}", f"{low:,} to {high:,}", f"over {high:,}"]
+    which = (numbers > low).astype(int) + (numbers > high).astype(int)
+    return which.map(dict(enumerate(names)))
 
 
 def judge_slices(
