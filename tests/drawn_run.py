@@ -43,7 +43,7 @@ def draw_run(
     ----------
     n : images; a fifth of them is validated on, chosen by ``split_seed``
     strength : how well the planted probabilities tell the classes
-    judged_by_all : also leave what calibration, slices, shortcuts and doubts leave
+    judged_by_all : also leave what slices, shortcuts and doubts leave
     pictures : how many films with heat maps to leave, of SIDE pixels
     settings : fields of the training configuration
     """
@@ -87,13 +87,11 @@ def draw_run(
         list(manifest["image"][val]), probs[val], tuple(classes)
     ))  # fmt: skip
     judged_on = config.split_plan().describe("val", manifest)
-    report = write_results(
+    write_results(
         path, competition, targets[val], probs[val], judged_on, resamples=50,
         thresholds="f1" if task == "multilabel" else None,
-    ).report  # fmt: skip
+    )  # fmt: skip
     if judged_by_all:
-        report["calibration"] = _calibration(judged_on)
-        write_json(path / "metrics.json", report)
         _leave_judgements(path, judged_on, list(manifest["image"][val]), classes)
     if pictures:
         draw_maps(path / "explain" / "val", names, classes, pictures)
@@ -110,24 +108,6 @@ def _epoch(epoch: int) -> dict[str, Any]:
         "images_per_second": 310.5 - epoch, "lr": 0.01 / epoch, "train_loss": 1.4 / epoch,
         "val_loss": 1.5 / epoch + 0.02 * epoch, "val_accuracy": 0.9 - 0.4 / epoch,
         "val_macro_f1": 0.88 - 0.4 / epoch, "val_auroc": float("nan") if epoch == 2 else 0.97,
-    }  # fmt: skip
-
-
-def _calibration(judged_on: str) -> dict[str, Any]:
-    bins = [
-        {
-            "low": b / 10, "high": (b + 1) / 10, "n": 0 if b == 4 else 30,
-            "confidence": b / 10 + 0.05, "share": entry(min(b / 9, 1), 0.12),
-        }
-        for b in range(10)
-    ]  # fmt: skip
-    after = [{**one, "share": entry(one["confidence"], 0.1)} for one in bins]
-    figures = {name: entry(value) for name, value in
-               (("ece", 0.08), ("brier", 0.12), ("log_loss", 0.4))}  # fmt: skip
-    return {
-        "temperature": 1.37, "fitted_on": judged_on, "before": figures,
-        "after": {name: entry(one["value"] / 2) for name, one in figures.items()},
-        "reliability": {"before": bins, "after": after},
     }  # fmt: skip
 
 

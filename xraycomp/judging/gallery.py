@@ -5,14 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from xraycomp.judging.doubts import DOUBTS, SHEET
+from xraycomp.judging.explanation import COLUMNS
 from xraycomp.judging.pictures import Pictures
 from xraycomp.judging.run_files import DOUBT, EXPLAIN, Entry, RunFiles, damaged, entry
 
 KINDS = {"error": "Most confident errors", "hit": "Typical hits", "asked": "Asked for"}
-OUTSIDE = 0.3
-"""From this share of a heat map outside the body on, the page says so in words."""
-SHEET = "label_doubts.png"
-"""The films of the labels in doubt."""
 _SHEET_SIDE = 1400
 SHOWN = 24
 """Labels in doubt that are shown."""
@@ -21,16 +19,15 @@ SHOWN = 24
 def doubts(run: RunFiles, pictures: Pictures) -> dict[str, Any] | None:
     """Labels that the model contradicts most, with the sheet of their films; without one, with the
     films that there are heat maps of."""
-    name = "label_doubts.csv"
     columns = ["image", "label", "label_prob", "suggested", "suggested_prob"]
-    rows = run.table(name, columns)
+    rows = run.table(DOUBTS, columns)
     if rows is None:
         return None
     sheet = pictures.take(run.path, SHEET, _SHEET_SIDE)
     maps = [] if sheet else _maps(run)
     films = {row["image"]: (folder, row["film"]) for folder, row in maps}
     shown: list[dict[str, Any]] = []
-    with damaged(run.path / name, run.command(DOUBT)):
+    with damaged(run.path / DOUBTS, run.command(DOUBT)):
         for row in rows[:SHOWN]:
             numbers = {key: float(row[key]) for key in ("label_prob", "suggested_prob")}
             folder, film = films.get(row["image"], (run.path, ""))
@@ -87,9 +84,8 @@ def _located(part: Mapping[str, Any]) -> tuple[int, Entry, Entry, float | None]:
 
 def _maps(run: RunFiles) -> list[tuple[Path, dict[str, str]]]:
     """The rows of every ``explain/<split>/maps.csv``, validation first, each with its folder."""
-    columns = ["image", "class", "kind", "label", "prob", "outside", "film", "overlay"]
     found = []
     for split in ("val", "test", "train"):
-        for row in run.table(f"explain/{split}/maps.csv", columns) or []:
+        for row in run.table(f"explain/{split}/maps.csv", COLUMNS) or []:
             found.append((run.path / "explain" / split, row))
     return found

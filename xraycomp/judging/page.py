@@ -14,6 +14,7 @@ from markupsafe import Markup
 import xraycomp
 from xraycomp.data.files import write_text
 from xraycomp.judging import gallery, sections
+from xraycomp.judging.explanation import OUTSIDE
 from xraycomp.judging.judgement import judgements
 from xraycomp.judging.metrics import PHANTOMS
 from xraycomp.judging.pictures import Pictures
@@ -90,7 +91,7 @@ def _run_page(run: RunFiles, defaults: Mapping[str, Any], again: str) -> str:
         doubts=doubts,
         gallery=films,
         pictures=pictures,
-        outside_limit=gallery.OUTSIDE,
+        outside_limit=OUTSIDE,
         locations=gallery.locations(run),
         evaluate=run.command(EVALUATE),
         explain=run.command(EXPLAIN),

@@ -20,6 +20,8 @@ from xraycomp.judging.run_files import (
     entry,
     read_json,
 )
+from xraycomp.judging.shortcuts import SHORTCUTS
+from xraycomp.judging.slices import SLICES
 
 SLICE_FIGURES = {"macro_auroc": "macro AUROC", "accuracy": "accuracy", "macro_f1": "macro F1"}
 SHOWN = 20
@@ -162,7 +164,7 @@ def _curves(
 
 def slices(run: RunFiles, folder: str = "") -> dict[str, Any] | None:
     """Figures of parts of the images judged in the run's ``folder``, worst first."""
-    name = f"{folder}slices.json"
+    name = f"{folder}{SLICES}"
     content = run.json(name)
     if content is None:
         return None
@@ -193,9 +195,9 @@ def slices(run: RunFiles, folder: str = "") -> dict[str, Any] | None:
 
 def shortcuts(run: RunFiles) -> dict[str, Any] | None:
     """How well things that are no findings foretell the label."""
-    content = run.json("shortcuts.json", RESUME)
+    content = run.json(SHORTCUTS, RESUME)
     if content is None:
         return None
-    with damaged(run.path / "shortcuts.json", run.command(RESUME)):
+    with damaged(run.path / SHORTCUTS, run.command(RESUME)):
         probes = [(str(row["name"]), entry(row["auroc"])) for row in content["probes"]]
         return {"split": str(content["split"]), "probes": probes, "warning": content["warning"]}
