@@ -11,13 +11,13 @@ import pandas as pd
 from xraycomp.console.command import parse_flags, run_command
 from xraycomp.console.errors import UserError, listing
 from xraycomp.console.help import Help
-from xraycomp.judging.board import Board
-from xraycomp.judging.overview import read_runs, write_overview
-from xraycomp.judging.page import PAGE, write_page
-from xraycomp.judging.run_files import RunFiles
 from xraycomp.model.again import train_again
 from xraycomp.model.config import TrainConfig
 from xraycomp.model.run import RunFolder
+from xraycomp.pages.board import Board
+from xraycomp.pages.overview import read_runs, write_overview
+from xraycomp.pages.page import PAGE, write_page
+from xraycomp.pages.run_files import RunFiles
 from xraycomp.remote.ledger import read_ledger
 from xraycomp.remote.standing import Standing, agreement, standing
 

@@ -18,7 +18,6 @@ from xraycomp.job.explaining import explain_validation
 from xraycomp.judging.calibration import Calibration
 from xraycomp.judging.closer import look_closer
 from xraycomp.judging.metrics import PHANTOMS
-from xraycomp.judging.page import write_page
 from xraycomp.judging.results import Results, write_results
 from xraycomp.judging.table import format_table
 from xraycomp.judging.thresholds import Criterion, Thresholds, named_criterion
@@ -27,6 +26,7 @@ from xraycomp.model.config import TrainConfig
 from xraycomp.model.inference import predict_split
 from xraycomp.model.run import RunFolder
 from xraycomp.model.stem import GrayModel
+from xraycomp.pages.page import write_page
 
 log = logging.getLogger(__name__)
 

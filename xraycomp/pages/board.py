@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from xraycomp.judging.charts import Mark, Plot, axes, diagonal
-from xraycomp.judging.judgement import METRICS
-from xraycomp.judging.run_files import ends
+from xraycomp.pages.charts import Mark, Plot, axes, diagonal
+from xraycomp.pages.judgement import METRICS
+from xraycomp.pages.run_files import ends
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import Any
 
 from xraycomp.judging.doubts import DOUBTS, SHEET
 from xraycomp.judging.explanation import COLUMNS
-from xraycomp.judging.pictures import Pictures
-from xraycomp.judging.run_files import DOUBT, EXPLAIN, Entry, RunFiles, damaged, entry
+from xraycomp.pages.pictures import Pictures
+from xraycomp.pages.run_files import DOUBT, EXPLAIN, Entry, RunFiles, damaged, entry
 
 KINDS = {"error": "Most confident errors", "hit": "Typical hits", "asked": "Asked for"}
 _SHEET_SIDE = 1400

@@ -7,9 +7,9 @@ import numpy as np
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from xraycomp.data.predictions import labelled_rows, read_predictions
-from xraycomp.judging.charts import Line, Mark, Plot, diagonal, line, unit_axes
 from xraycomp.judging.intervals import known_rows, wilson
-from xraycomp.judging.run_files import EVALUATE, Entry, RunFiles, damaged, ends, entry
+from xraycomp.pages.charts import Line, Mark, Plot, diagonal, line, unit_axes
+from xraycomp.pages.run_files import EVALUATE, Entry, RunFiles, damaged, ends, entry
 
 HEADLINE = {"accuracy": "accuracy", "macro_f1": "macro F1", "macro_auroc": "macro AUROC"}
 FINDINGS_HEADLINE = {

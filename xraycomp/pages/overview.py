@@ -10,13 +10,13 @@ from urllib.parse import quote
 
 from xraycomp.console.errors import UserError
 from xraycomp.data.files import write_text
-from xraycomp.judging.board import Board, show_board
-from xraycomp.judging.charts import ParallelPlot, parallel
-from xraycomp.judging.judgement import METRICS, headline
 from xraycomp.judging.metrics import PHANTOMS
-from xraycomp.judging.page import PAGE, reaches, render
-from xraycomp.judging.run_files import EVALUATE, Entry, RunFiles, damaged
-from xraycomp.judging.sections import plain, training
+from xraycomp.pages.board import Board, show_board
+from xraycomp.pages.charts import ParallelPlot, parallel
+from xraycomp.pages.judgement import METRICS, headline
+from xraycomp.pages.page import PAGE, reaches, render
+from xraycomp.pages.run_files import EVALUATE, Entry, RunFiles, damaged
+from xraycomp.pages.sections import plain, training
 
 _PLACES = {
     *("name", "resume", "overwrite", "data", "data_dir", "runs_dir", "submissions_dir"),

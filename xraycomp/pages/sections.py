@@ -10,8 +10,10 @@ import numpy as np
 import pandas as pd
 
 from xraycomp.data.labels import UNKNOWN, encode_targets
-from xraycomp.judging.charts import Plot, axes, line
-from xraycomp.judging.run_files import (
+from xraycomp.judging.shortcuts import SHORTCUTS
+from xraycomp.judging.slices import SLICES
+from xraycomp.pages.charts import Plot, axes, line
+from xraycomp.pages.run_files import (
     EVALUATE,
     RESUME,
     TRAIN,
@@ -20,8 +22,6 @@ from xraycomp.judging.run_files import (
     entry,
     read_json,
 )
-from xraycomp.judging.shortcuts import SHORTCUTS
-from xraycomp.judging.slices import SLICES
 
 SLICE_FIGURES = {"macro_auroc": "macro AUROC", "accuracy": "accuracy", "macro_f1": "macro F1"}
 SHOWN = 20

@@ -13,12 +13,12 @@ from markupsafe import Markup
 
 import xraycomp
 from xraycomp.data.files import write_text
-from xraycomp.judging import gallery, sections
 from xraycomp.judging.explanation import OUTSIDE
-from xraycomp.judging.judgement import judgements
 from xraycomp.judging.metrics import PHANTOMS
-from xraycomp.judging.pictures import Pictures
-from xraycomp.judging.run_files import DOUBT, EVALUATE, EXPLAIN, RESUME, Entry, RunFiles
+from xraycomp.pages import gallery, sections
+from xraycomp.pages.judgement import judgements
+from xraycomp.pages.pictures import Pictures
+from xraycomp.pages.run_files import DOUBT, EVALUATE, EXPLAIN, RESUME, Entry, RunFiles
 
 PAGE = "report.html"
 _SPLITS = {"val": "validation", "test": "test"}

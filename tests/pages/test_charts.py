@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xraycomp.judging.charts import SHADES, axes, diagonal, line, parallel, shade, unit_axes
-from xraycomp.judging.pictures import SIDE, Pictures
+from xraycomp.pages.charts import SHADES, axes, diagonal, line, parallel, shade, unit_axes
+from xraycomp.pages.pictures import SIDE, Pictures
 
 
 def points(path):

@@ -1,0 +1,1 @@
+"""From the files of runs to pages that anyone can open. Knows neither torch nor Kaggle."""
