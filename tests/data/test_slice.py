@@ -7,8 +7,10 @@ import pandas as pd
 import pytest
 
 from xraycomp.console.errors import UserError
+from xraycomp.data.boxes import read_boxes
 from xraycomp.data.competition_file import built_in_slugs, load_competition, parse_competition
 from xraycomp.data.manifest import build_manifest
+from xraycomp.data.phantom import draw_competition
 from xraycomp.data.slice import cut_slice
 from xraycomp.data.stand_ins import draw_slice
 from xraycomp.data.submission import expected_ids
@@ -167,3 +169,13 @@ def test_a_slice_of_many_findings_has_each_and_cuts_the_lists(
     pd.testing.assert_frame_equal(manifest, whole.loc[manifest.index])
     for name in "bac":
         assert manifest["label"].str.contains(name).any()
+
+
+def test_a_slice_keeps_the_boxes_around_findings(tmp_path: Path) -> None:
+    phantom, root = load_competition("phantom"), tmp_path / "whole"
+    draw_competition(root, n_train=30, n_test=2, size=16)
+    cut_slice(phantom, root, tmp_path / "cut", 5, 1)
+    images = build_manifest(phantom, tmp_path / "cut")["image"]
+    boxes = read_boxes(phantom, tmp_path / "cut", images)
+    sick = images.str.contains("/") & ~images.str.startswith("normal/")
+    assert set(boxes["image"]) == set(images[sick])

@@ -97,15 +97,16 @@ def explain_validation(
 ) -> list[str]:
     """Draw heat maps of a few validation images, as training does at its end.
 
-    Returns the names of the files in the run, none where the network has no feature map.
+    Returns the names of the files in the run; none where the network has no feature map or the
+    boxes cannot be read, which is no reason to lose what was trained.
     """
     source, dataset, split = job.source, job.dataset, "val"
-    boxes = read_boxes(source.competition, source.root, dataset.manifest["image"])
     called = call_images(dataset, split, table, thresholds)
     n = max(_MAPS, 2 * len(dataset.classes))  # at least one hit a class
-    pairs = called.worth_seeing(n, (), boxes, _MOST_BOXED)
     folder = job.run.path / "explain" / split
     try:
+        boxes = read_boxes(source.competition, source.root, dataset.manifest["image"])
+        pairs = called.worth_seeing(n, (), boxes, _MOST_BOXED)
         files = explain_pairs(folder, model, dataset, source, pairs, boxes, job.config, split=split)
     except UserError as error:
         log.info("No heat maps are drawn: %s", error)
