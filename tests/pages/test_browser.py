@@ -39,7 +39,9 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     full = draw_run(root / "full <i>run", judged_by_all=True, pictures=40)
     bare = draw_run(root / "bare", finished=False, lr=0.3)
     many = tuple(f"Finding_{n}" for n in range(14))
-    findings = draw_run(root / "findings", task="multilabel", slug="findings-demo", classes=many)
+    findings = draw_run(
+        root / "findings", task="multilabel", slug="findings-demo", classes=many, pictures=6
+    )
     for seed, (rate, strength) in enumerate([(0.1, 3.0), (0.001, 1.0), (0.03, 1.5)]):
         draw_run(root / f"run-{seed}", seed=seed, strength=strength, lr=rate, epochs=20 - seed)
     ledger = pd.DataFrame(columns=list(COLUMNS), dtype=str)

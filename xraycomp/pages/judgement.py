@@ -8,6 +8,7 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 
 from xraycomp.data.predictions import labelled_rows, read_predictions
 from xraycomp.judging.intervals import known_rows, wilson
+from xraycomp.judging.metrics import RANKINGS
 from xraycomp.pages.charts import Line, Mark, Plot, diagonal, line, unit_axes
 from xraycomp.pages.run_files import EVALUATE, Entry, RunFiles, damaged, ends, entry
 
@@ -54,6 +55,8 @@ def headline(report: Mapping[str, Any]) -> list[tuple[str, str, Entry]]:
     """The scores that come first: key, name and figure; the competition's own before all."""
     own, overall = report["competition"], report["overall"]
     metric = METRICS.get(own["metric"], own["metric"])
+    if own["metric"] in RANKINGS and ("confusion" not in report or len(report["classes"]) > 2):
+        metric = f"macro {metric}"
     forms = {"score": metric, "public": f"{metric}, public", "private": f"{metric}, private"}
     found = [(key, text, entry(own[key])) for key, text in forms.items() if key in own]
     names = HEADLINE if "confusion" in report else FINDINGS_HEADLINE

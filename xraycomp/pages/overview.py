@@ -13,7 +13,7 @@ from xraycomp.data.files import write_text
 from xraycomp.judging.metrics import PHANTOMS
 from xraycomp.pages.board import Board, show_board
 from xraycomp.pages.charts import ParallelPlot, parallel
-from xraycomp.pages.judgement import METRICS, headline
+from xraycomp.pages.judgement import headline
 from xraycomp.pages.page import PAGE, reaches, render
 from xraycomp.pages.run_files import EVALUATE, Entry, RunFiles, damaged
 from xraycomp.pages.sections import plain, training
@@ -173,17 +173,17 @@ def _show(group: _Group, defaults: Mapping[str, Any]) -> dict[str, Any]:
     metric = group.rows[0].metric
     lower = metric == "log_loss"
     finished.sort(key=lambda one: _order(one["figures"][0], lower))
-    judged = [row for row in group.rows if row.scores]
+    columns = next(([text for _, text, _ in row.scores] for row in group.rows if row.scores), [])
     return {
         "group": group,
         "differing": differing,
         "common": common,
-        "columns": [text for _, text, _ in judged[0].scores] if judged else [],
+        "columns": columns,
         "lower": lower,
         "finished": finished,
         "unfinished": unfinished,
         "floor": None if lower else reaches(finished, 0),
-        "parallel": _parallel(finished, differing, METRICS.get(metric, metric), lower),
+        "parallel": _parallel(finished, differing, columns[0], lower) if columns else None,
         "beyond": differing[_AXES:],
     }
 

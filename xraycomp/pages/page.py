@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 import xraycomp
 from xraycomp.data.files import write_text
+from xraycomp.data.labels import SEPARATOR, UNKNOWN
 from xraycomp.judging.explanation import OUTSIDE
 from xraycomp.judging.metrics import PHANTOMS
 from xraycomp.pages import gallery, sections
@@ -146,7 +147,7 @@ def _templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= {"number": _number, "short": _short}
+    templates.filters |= {"number": _number, "short": _short, "label": _label}
     return templates
 
 
@@ -156,6 +157,13 @@ def _number(value: float | None, digits: int = 3) -> str:
 
 def _short(value: float) -> str:
     return "n/a" if value != value else f"{value:.4g}"
+
+
+def _label(text: str) -> str:
+    """A label of the manifest in words."""
+    if text == UNKNOWN:
+        return "not labelled"
+    return text.replace(SEPARATOR, ", ") or "none of the findings"
 
 
 def _source_hash(text: str) -> str:
