@@ -55,8 +55,9 @@ def find_layer(model: GrayModel, image_size: int, fewest_cells: int = FEWEST_CEL
     pooled = calls[place] if place is not None else None
     if pooled is None or len(pooled.inside) != 4:
         raise UserError(
-            f"{model.arch} does not end in a feature map (transformers carry tokens there), so "
-            "there are no heat maps of it; choose another --arch."
+            f"{model.arch} does not end in a feature map that a layer of its own pools "
+            "(transformers carry tokens there), so there are no heat maps of it; choose another "
+            "--arch."
         )
     channels_last = pooled.outside[1] != pooled.inside[1]
     axis = 1 if channels_last else 2  # of the height
