@@ -128,7 +128,7 @@ def test_outputs_in_subfolders_are_not_bundled(make_kernel: Make) -> None:
 def test_the_pages_templates_are_bundled(make_kernel: Make) -> None:
     folder = make_kernel()
     held = collect_sources(folder, read_metadata(folder))
-    templates = {path.name for path in (PACKAGE / "judging" / "templates").iterdir()}
+    templates = {path.name for path in (PACKAGE / "pages" / "templates").iterdir()}
     assert {Path(name).name for name in held if "/templates/" in name} == templates
     assert "run.html.jinja" in templates
 
