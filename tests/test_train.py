@@ -195,6 +195,14 @@ def test_train_ends_by_naming_its_files_and_leaves_them_in_the_log(run, trained)
     assert "phantom" not in trained.stdout
 
 
+def test_the_page_has_every_part_from_what_training_leaves(run):
+    page = (run / "report.html").read_text()
+    assert "This command writes it" not in page
+    for part in ("what", "judged-val", "training", "leaks", "slices", "shortcuts", "doubts"):
+        assert f'<section id="{part}"' in page
+    assert page.count("data:image/jpeg") > 20  # films and heat maps
+
+
 def test_the_manifest_is_the_exact_split_by_patient(run):
     table = pd.read_csv(run / "manifest.csv", keep_default_na=False)
     assert list(table.columns) == ["image", "path", "label", "patient", "split"]
