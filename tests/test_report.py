@@ -68,6 +68,7 @@ def test_what_a_run_has_no_file_for_is_left_out_in_one_sentence_with_the_command
                            (f"python -m xraycomp.train --resume {run}", 1),
                            (f"python -m xraycomp.explain --run {run}", 1)):  # fmt: skip
         assert said.count(f"This command writes it: {command}") == times
+    assert f"and this one puts it here: python -m xraycomp.report {run}" in said
     (run / "predictions" / "val.csv").unlink()
     report.main([str(run)])
     assert f"python -m xraycomp.predict --runs {run} --split val" in text_of(run / "report.html")

@@ -19,7 +19,7 @@ from xraycomp.judging.metrics import PHANTOMS
 from xraycomp.pages import gallery, sections
 from xraycomp.pages.judgement import judgements
 from xraycomp.pages.pictures import Pictures
-from xraycomp.pages.run_files import DOUBT, EVALUATE, EXPLAIN, RESUME, Entry, RunFiles
+from xraycomp.pages.run_files import DOUBT, EVALUATE, EXPLAIN, REPORT, RESUME, Entry, RunFiles
 
 PAGE = "report.html"
 _SPLITS = {"val": "validation", "test": "test"}
@@ -98,6 +98,7 @@ def _run_page(run: RunFiles, defaults: Mapping[str, Any], again: str) -> str:
         explain=run.command(EXPLAIN),
         doubt=run.command(DOUBT),
         resume=run.command(RESUME),
+        rebuild=run.command(REPORT),
         commit=commit.removesuffix("-dirty"),
         dirty=commit.endswith("-dirty"),
         again=again,

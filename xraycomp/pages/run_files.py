@@ -22,6 +22,7 @@ Entry = dict[str, float | None]
 EVALUATE = "python -m xraycomp.evaluate --run {run}"
 DOUBT = "python -m xraycomp.evaluate --doubts {run}"
 EXPLAIN = "python -m xraycomp.explain --run {run}"
+REPORT = "python -m xraycomp.report {run}"
 RESUME = "python -m xraycomp.train --resume {run}"
 TRAIN = "python -m xraycomp.train"
 """What writes a run's files; ``RunFiles.command`` puts the run in."""
