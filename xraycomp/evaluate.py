@@ -14,6 +14,7 @@ from xraycomp.data.files import write_json
 from xraycomp.data.matching import Reading
 from xraycomp.data.predictions import labelled_rows
 from xraycomp.job.evidence import Evidence, find_films, read_split, read_tables
+from xraycomp.job.page import write_own_page
 from xraycomp.judging.calibration import Calibration
 from xraycomp.judging.comparison import COMPARISON, compare, same_images
 from xraycomp.judging.comparison_table import format_comparison
@@ -185,6 +186,8 @@ def _judge_run(config: EvaluateConfig, run: RunFolder) -> dict[str, Any]:
         log.info("%s\n", show_shift(*shown))
         if split == "val":
             log.info("The correction was fitted on these images: it looks too good on them.\n")
+    if folder is None:
+        log.info("Wrote %s anew.", write_own_page(run))
     return report
 
 
@@ -292,6 +295,8 @@ def _doubt(config: EvaluateConfig) -> dict[str, Any]:
     note = PHANTOMS if competition.drawn else None
     files = write_doubts(folder, doubts, find_films(runs), title, note)
     log.info("Wrote %s: %s.", folder, ", ".join(files))
+    if config.output is None:
+        log.info("Wrote %s anew.", write_own_page(runs[0]))
     return {"n": len(images), "doubts": len(doubts)}
 
 

@@ -13,6 +13,7 @@ from xraycomp.data.boxes import read_boxes
 from xraycomp.data.competition import Competition
 from xraycomp.job.explaining import call_images, explain_pairs
 from xraycomp.job.images import open_images
+from xraycomp.job.page import write_own_page
 from xraycomp.judging.thresholds import Thresholds
 from xraycomp.model.checkpoint import load_best
 from xraycomp.model.device import choose_device
@@ -116,6 +117,8 @@ def explain(config: ExplainConfig) -> Path:
             full_size=config.full_size,
         )
     log.info("Wrote %s: %s.", output, ", ".join(files))
+    if config.output is None:
+        log.info("Wrote %s anew.", write_own_page(run))
     return output
 
 

@@ -1,7 +1,7 @@
 """python -m xraycomp.report: run folders -> one page on a run, or one that compares several."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,12 @@ import pandas as pd
 from xraycomp.console.command import parse_flags, run_command
 from xraycomp.console.errors import UserError, listing
 from xraycomp.console.help import Help
-from xraycomp.model.again import train_again
+from xraycomp.job.page import write_own_page
 from xraycomp.model.config import TrainConfig
 from xraycomp.model.run import RunFolder
 from xraycomp.pages.board import Board
 from xraycomp.pages.overview import read_runs, write_overview
-from xraycomp.pages.page import PAGE, write_page
+from xraycomp.pages.page import PAGE
 from xraycomp.pages.run_files import RunFiles
 from xraycomp.remote.ledger import read_ledger
 from xraycomp.remote.standing import Standing, agreement, standing
@@ -62,14 +62,14 @@ def report(config: ReportConfig) -> Path:
                 f"--output is for comparing several runs; that of one is {folders[0] / PAGE}. "
                 "Leave it out, or name more runs."
             )
-        page = _write_own(folders[0], defaults)
+        page = write_own_page(RunFolder.open(folders[0]))
         log.info("Wrote %s.", page)
         return page
     runs, broken = read_runs(folders)
     for run in runs:
         if (run.path / "metrics.json").is_file() and not (run.path / PAGE).is_file():
             try:
-                log.info("Wrote %s.", _write_own(run.path, defaults))
+                log.info("Wrote %s.", write_own_page(RunFolder.open(run.path)))
             except UserError as error:
                 log.info("%s has no page of its own: %s", run.path, error)
     page = config.output or folders[0].parent / PAGE
@@ -78,10 +78,6 @@ def report(config: ReportConfig) -> Path:
         log.info("Left out: %s", sentence)
     log.info("Wrote %s.", page)
     return page
-
-
-def _write_own(folder: Path, defaults: Mapping[str, Any]) -> Path:
-    return write_page(folder, defaults, train_again(RunFolder.open(folder)))
 
 
 def _boards(runs: Sequence[RunFiles], folder: Path | None) -> list[Board]:

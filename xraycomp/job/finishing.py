@@ -15,18 +15,16 @@ from xraycomp.data.predictions import labelled_rows
 from xraycomp.data.submission import expected_ids, write_submission
 from xraycomp.job.beginning import Job
 from xraycomp.job.explaining import explain_validation
+from xraycomp.job.page import write_own_page
 from xraycomp.judging.calibration import Calibration
 from xraycomp.judging.closer import look_closer
 from xraycomp.judging.metrics import PHANTOMS
 from xraycomp.judging.results import Results, write_results
 from xraycomp.judging.table import format_table
 from xraycomp.judging.thresholds import Criterion, Thresholds, named_criterion
-from xraycomp.model.again import train_again
-from xraycomp.model.config import TrainConfig
 from xraycomp.model.inference import predict_split
 from xraycomp.model.run import RunFolder
 from xraycomp.model.stem import GrayModel
-from xraycomp.pages.page import write_page
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +51,7 @@ def finish(job: Job, model: GrayModel, tables: dict[str, pd.DataFrame]) -> None:
         files.append(_submit(job, tables["test"]))
     # What is wanted most is there now, whatever becomes of the rest.
     files += _look_closer(job, model, tables, judged)
-    page = write_page(run.path, TrainConfig().to_json(), train_again(run))
+    page = write_own_page(run)
     log.info("All of it on one page, for any browser: %s", page)
     if competition.drawn:
         log.info("These results are for %s.", PHANTOMS)
