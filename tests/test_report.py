@@ -214,7 +214,7 @@ def test_a_broken_run_among_others_is_named_and_left_out(tmp_path, caplog):
 
 
 def test_what_cannot_be_is_refused(run, tmp_path, refused, match):
-    match("No folder is no run folder", refused(report.main))
+    match("No run was named", refused(report.main))
     match("nowhere is no run folder", refused(report.main, "nowhere"))
     match("--output is for comparing", refused(report.main, run, "--output", "x.html"))
     for name in ("x", "y"):

@@ -52,7 +52,8 @@ def report(config: ReportConfig) -> Path:
     folders = [path for path in config.runs if path.is_dir()]
     if not folders:
         named = listing([str(path) for path in config.runs])
-        raise UserError(f"{named or 'No folder'} is no run folder. Call it as in: {PROG} runs/*")
+        what = f"{named} is no run folder" if named else "No run was named"
+        raise UserError(f"{what}. Call it as in: {PROG} runs/*")
     if others := [path for path in config.runs if not path.is_dir() and path.name != PAGE]:
         log.info("Left out, since no folders: %s.", listing([str(path) for path in others]))
     defaults = TrainConfig().to_json()

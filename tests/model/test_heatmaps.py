@@ -67,7 +67,7 @@ def test_a_batch_with_several_classes_equals_one_image_and_class_at_a_time(films
 def test_gradcam_of_the_last_layer_is_the_class_activation_map(films):
     torch.manual_seed(1)
     model = create_model("resnet18", 4).eval()
-    layer = map_layer(model, TrainConfig(image_size=64), "attention")  # the last one
+    layer = find_layer(model, 64, 1)  # the last one
     assert layer.name == "layer4"
     found = heat_maps(model, films, torch.full((FILMS, 1), 2), layer, "gradcam")
     kept = []
@@ -165,10 +165,10 @@ def test_attention_is_the_map_that_the_network_pools_by(films):
     assert torch.equal(found[:, 0], found[:, 1])
 
 
-def test_attention_of_a_network_without_it_is_refused(films, match):
+def test_attention_of_a_network_without_it_is_refused(match):
     model = create_model("resnet18", 3)
     with pytest.raises(UserError) as refusal:
-        heat_maps(model, films, torch.zeros(FILMS, 1).long(), find_layer(model, 64), "attention")
+        map_layer(model, TrainConfig(image_size=64), "attention")
     match("--method gradcam.*--pool attention", str(refusal.value))
 
 

@@ -21,7 +21,7 @@ from xraycomp.model.augment import prepare
 from xraycomp.model.config import TrainConfig
 from xraycomp.model.feature_map import FEWEST_CELLS, Layer, find_layer, frozen
 from xraycomp.model.feed import feed
-from xraycomp.model.pooling import attention_map
+from xraycomp.model.pooling import attention_map, pools_by_attention
 from xraycomp.model.stem import GrayModel
 
 Method = Literal["gradcam", "gradcam++", "attention"]
@@ -33,8 +33,14 @@ the lesion of 99 of 120 images, where Grad-CAM finds 68. On the last layer they 
 def map_layer(model: GrayModel, config: TrainConfig, method: Method = DEFAULT) -> Layer:
     """The feature map that the heat maps of a run's network are of.
 
-    Raises ``UserError`` for a network that has none.
+    Raises ``UserError`` for a network that has none, and for ``attention`` of one that does not
+    pool by it.
     """
+    if method == "attention" and not pools_by_attention(model):
+        raise UserError(
+            "This network does not pool by attention; use --method gradcam, or train one with "
+            "--pool attention."
+        )
     # Attention is what the pooling sees; the other maps may be of a finer layer.
     fewest = 1 if method == "attention" else FEWEST_CELLS
     return find_layer(model, config.image_size, fewest)
@@ -99,18 +105,12 @@ def heat_maps(
     -------
     float32 tensor (batch, k, rows, columns) in 0..1, the largest of each map being 1; all 0 where
     nothing speaks for the class. Attention is the same for every class.
-
-    Raises ``UserError`` for ``attention`` of a network that does not pool by it.
     """
     model.eval()
     if method == "attention":
         with torch.no_grad():
             found = attention_map(model, images)
-        if found is None:
-            raise UserError(
-                "This network does not pool by attention; use --method gradcam, or train one with "
-                "--pool attention."
-            )
+        assert found is not None  # `map_layer` has looked
         return _scaled(found.expand(-1, classes.shape[1], -1, -1))
     features, logits = _features_and_logits(model, images, layer)
     maps = []

@@ -55,6 +55,11 @@ def create_pool(kind: Pool, channels: int, *, flat: bool) -> nn.Module:
     return nn.Sequential(pool, nn.Flatten()) if flat else pool
 
 
+def pools_by_attention(network: nn.Module) -> bool:
+    """Whether there is an ``AttentionPool`` in the network."""
+    return any(isinstance(module, AttentionPool) for module in network.modules())
+
+
 def attention_map(network: nn.Module, images: Tensor) -> Tensor | None:
     """The attention map of ``images`` in a network with attention pooling, else None.
 
