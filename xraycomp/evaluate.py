@@ -12,15 +12,20 @@ from xraycomp.console.help import Help
 from xraycomp.data.competition import Competition
 from xraycomp.data.files import write_json
 from xraycomp.data.matching import Reading
-from xraycomp.data.predictions import labelled_rows
-from xraycomp.job.evidence import Evidence, find_films, read_split, read_tables
+from xraycomp.job.evidence import (
+    Evidence,
+    find_films,
+    read_reference,
+    read_split,
+    read_tables,
+)
 from xraycomp.job.page import write_own_page
 from xraycomp.judging.calibration import Calibration
 from xraycomp.judging.comparison import COMPARISON, compare, same_images
 from xraycomp.judging.comparison_table import format_comparison
 from xraycomp.judging.doubts import doubt_labels, format_doubts, pool_held_out, write_doubts
 from xraycomp.judging.metrics import PHANTOMS, judge
-from xraycomp.judging.prior_shift import Reference, fit_reference, show_shift
+from xraycomp.judging.prior_shift import show_shift
 from xraycomp.judging.results import write_results
 from xraycomp.judging.slices import (
     RESAMPLES,
@@ -179,7 +184,7 @@ def _judge_run(config: EvaluateConfig, run: RunFolder) -> dict[str, Any]:
     # What others predict has not the run's temperature.
     own = split != "val" and not config.predictions
     calibration = Calibration.read(run.path) if own else None
-    reference = _reference(run) if config.prior_shift else None
+    reference = read_reference(run) if config.prior_shift else None
     report = _judge(config, given, folder or run.path, thresholds, calibration)
     if reference:
         shown = (competition, given.targets, given.probs, reference, report)
@@ -225,12 +230,6 @@ def _judge(
         log.info("%s\n", format_slices(slices, config.slices))
     log.info("Wrote %s: %s.", folder, ", ".join(files))
     return results.report
-
-
-def _reference(run: RunFolder) -> Reference:
-    competition = run.competition()
-    known = labelled_rows(run.manifest(), "val", run.predictions("val"), competition.classes)
-    return fit_reference(competition, *known)
 
 
 def _compare(config: EvaluateConfig) -> dict[str, Any]:

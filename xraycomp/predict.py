@@ -15,10 +15,11 @@ from xraycomp.console.errors import UserError
 from xraycomp.console.help import Help
 from xraycomp.data.files import write_csv
 from xraycomp.data.labels import decode_targets
-from xraycomp.data.predictions import ID, labelled_rows, probability_table
+from xraycomp.data.predictions import ID, probability_table
+from xraycomp.job.evidence import read_reference
 from xraycomp.job.images import open_images
 from xraycomp.judging.calibration import Calibration
-from xraycomp.judging.prior_shift import Reference, fit_reference, format_shift, reestimate
+from xraycomp.judging.prior_shift import format_shift, reestimate
 from xraycomp.judging.thresholds import Thresholds, hard_labels
 from xraycomp.model.checkpoint import load_best
 from xraycomp.model.device import choose_device
@@ -103,7 +104,7 @@ def predict(config: PredictConfig) -> Path:
     output = config.output or _default_output(config, runs)
     # All that is needed is read now: an error after an hour of predicting would come late.
     temperatures = [Calibration.read(run.path) for run in runs] if config.calibrated else []
-    references = [_reference(run) for run in runs] if config.prior_shift else []
+    references = [read_reference(run) for run in runs] if config.prior_shift else []
     limits = None
     if config.called and competition.multilabel:
         if len(runs) > 1 and not config.thresholds:
@@ -144,12 +145,6 @@ def predict(config: PredictConfig) -> Path:
         write_csv(config.called, pd.DataFrame({ID: images, "label": called}))
         log.info("Wrote %s: what they are called.", config.called)
     return output
-
-
-def _reference(run: RunFolder) -> Reference:
-    competition = run.competition()
-    known = labelled_rows(run.manifest(), "val", run.predictions("val"), competition.classes)
-    return fit_reference(competition, *known)
 
 
 def _default_output(config: PredictConfig, runs: list[RunFolder]) -> Path:

@@ -15,6 +15,7 @@ from xraycomp.data.labels import is_labelled
 from xraycomp.data.matching import Reading, match_tables
 from xraycomp.data.predictions import labelled_images, labelled_rows, read_predictions
 from xraycomp.data.source import open_source
+from xraycomp.judging.prior_shift import Reference, fit_reference
 from xraycomp.judging.slices import slice_columns
 from xraycomp.model.run import RunFolder
 
@@ -59,6 +60,13 @@ def read_split(run: RunFolder, split: str, predictions: Path | None = None) -> E
         judged_on=run.config().split_plan().describe(split, manifest),
         slice_by=slice_columns(images, run.features()),
     )
+
+
+def read_reference(run: RunFolder) -> Reference:
+    """The mix of classes that a run's probabilities are brought to fit: validation's."""
+    competition = run.competition()
+    known = labelled_rows(run.manifest(), "val", run.predictions("val"), competition.classes)
+    return fit_reference(competition, *known)
 
 
 def read_tables(
