@@ -30,7 +30,7 @@ VARIANTS = {
     "fast": "",
     "growing images": "--start-size 64",
     "larger images": "--image-size 128",
-    "cosine": "--schedule cosine",
+    "one cycle": "--schedule onecycle",
     "no averaged weights": "--ema-decay 0",
     "no label smoothing": "--label-smoothing 0",
     "plain sampling": "--no-weighted-sampling",

@@ -14,7 +14,7 @@ _FAST: dict[str, Any] = {
     "optimizer": "adamw",
     "lr": 0.001,
     "weight_decay": 0.05,
-    "schedule": "onecycle",
+    "schedule": "cosine",
     "label_smoothing": 0.05,
     "ema_decay": 0.99,
 }
