@@ -160,6 +160,8 @@ def test_thresholds_of_validation_are_kept_and_judge_the_test_split(run, tmp_pat
     assert report["split"] == kept["split"] == "validation split, by image, 10 %, seed 0"
     names = "metrics.json, roc.png, reliability.png, thresholds.json, calibration.json, slices.json"
     assert f"Wrote {run}: {names}." in caplog.text
+    assert f"Wrote {run / 'report.html'} anew." in caplog.text
+    assert (run / "report.html").is_file()
     targets, probs = planted(60)
     assert report["overall"]["macro_auroc"]["value"] == pytest.approx(
         roc_auc_score(targets, probs, average="macro"), abs=1e-4

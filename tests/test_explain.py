@@ -63,7 +63,9 @@ def test_the_command_gives_what_training_gave(place, cli):
     assert (run / "explain" / "val" / "maps.csv").read_text() == before
     assert "peak in box" in done.stdout
     assert "img/s" in done.stderr
-    assert done.stdout.strip().endswith("explain/val: localisation.json, maps.csv, maps.npz.")
+    maps, page = done.stdout.strip().splitlines()[-2:]
+    assert maps == f"Wrote {run / 'explain' / 'val'}: localisation.json, maps.csv, maps.npz."
+    assert page == f"Wrote {run / 'report.html'} anew."
 
 
 def test_another_method_another_split_and_fewer_classes(place, tmp_path):
