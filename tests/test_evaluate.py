@@ -437,6 +437,14 @@ def test_a_run_is_sliced_by_the_columns_of_its_manifest(run, caplog, refused, ma
     )
 
 
+def test_doubts_of_the_test_split_do_not_take_the_place_of_a_run_s_own(run, refused, match):
+    match(
+        "doubts of the test split shall go",
+        refused(evaluate.main, "--doubts", run, "--split", "test"),
+    )
+    assert not (run / "label_doubts.csv").exists()
+
+
 def test_doubts_come_from_what_each_run_held_out(tmp_path, draw, caplog, refused, match):
     folds, root = [], tmp_path / "films"
     for fold, name in enumerate(("fold0", "fold1")):

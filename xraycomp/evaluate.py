@@ -279,9 +279,12 @@ def _doubt(config: EvaluateConfig) -> dict[str, Any]:
     if config.split == "train":
         raise UserError("The runs have learned the labels of --split train. Choose val or test.")
     runs = [RunFolder.open(path) for path in config.doubts]
-    folder = config.output or (runs[0].path if len(runs) == 1 else None)
+    # Those of the val split alone are the run's own, which its page shows.
+    own = len(runs) == 1 and config.split == "val"
+    folder = config.output or (runs[0].path if own else None)
     if folder is None:
-        raise UserError("Say where the doubts of several runs shall go with --output FOLDER.")
+        what = "several runs" if len(runs) > 1 else f"the {config.split} split"
+        raise UserError(f"Say where the doubts of {what} shall go with --output FOLDER.")
     parts = [read_split(run, config.split) for run in runs]
     competition = parts[0].competition
     if any(part.competition.classes != competition.classes for part in parts):

@@ -14,10 +14,10 @@ from xraycomp.data.files import write_csv, write_text
 from xraycomp.data.predictions import labelled_rows
 from xraycomp.data.submission import expected_ids, write_submission
 from xraycomp.job.beginning import Job
+from xraycomp.job.closer import look_closer
 from xraycomp.job.explaining import explain_validation
 from xraycomp.job.page import write_own_page
 from xraycomp.judging.calibration import Calibration
-from xraycomp.judging.closer import look_closer
 from xraycomp.judging.metrics import PHANTOMS
 from xraycomp.judging.results import Results, write_results
 from xraycomp.judging.table import format_table
