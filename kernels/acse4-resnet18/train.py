@@ -1,8 +1,8 @@
 """acse4-ml-2020: ResNet-18 from scratch, SGD with momentum, cross-entropy, classes drawn alike."""
 
+from xraycomp.job.training import train
 from xraycomp.model.config import TrainConfig
 from xraycomp.remote.session import run_session
-from xraycomp.train import train
 
 NAMES = {"competition": "acse4-ml-2020", "name": "acse4-resnet18"}
 MODEL = {"arch": "resnet18", "image_size": 224, "epochs": 15, "batch_size": 64}

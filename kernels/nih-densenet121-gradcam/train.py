@@ -1,8 +1,8 @@
 """ChestX-ray14, 14 findings: DenseNet-121 at 320 px, class-weighted BCE; ROC curves, heat maps."""
 
+from xraycomp.job.training import train
 from xraycomp.model.config import TrainConfig
 from xraycomp.remote.session import run_session
-from xraycomp.train import train
 
 MODEL = {"arch": "densenet121", "image_size": 320, "batch_size": 32, "epochs": 6}
 # Weights for positive and negative labels from the training split alone (Rajpurkar et al., 2017).

@@ -1,8 +1,8 @@
 """ChestX-ray14, 14 findings: ResNet-50 with focal loss, unfrozen in four stages."""
 
+from xraycomp.job.training import train
 from xraycomp.model.config import TrainConfig
 from xraycomp.remote.session import run_session
-from xraycomp.train import train
 
 # To begin with more than noise attach ImageNet weights as a data set, made with
 # python -m xraycomp.kernel weights, and name the file here: weights="resnet50-11ad3fa6.pth".

@@ -1,8 +1,8 @@
 """OpenI, Nodule or Normal: codes of a frozen body, a head 512-256-128 on them, then both as one."""
 
+from xraycomp.job.training import train
 from xraycomp.model.config import TrainConfig
 from xraycomp.remote.session import run_session
-from xraycomp.train import train
 
 BODY = {"arch": "timm:tf_efficientnet_lite0", "head": (512, 256, 128), "image_size": 224}
 # Published with: python -m xraycomp.kernel weights openi-cnn-codes --weights <this file>

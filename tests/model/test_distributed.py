@@ -23,11 +23,12 @@ from PIL import Image
 
 import xraycomp
 from xraycomp.console.errors import UserError
+from xraycomp.job.training import train
 from xraycomp.model.checkpoint import read_checkpoint
 from xraycomp.model.distributed import count_processes, share_batch_norm
 from xraycomp.model.run import RunFolder
 from xraycomp.model.zoo import create_model
-from xraycomp.train import main, train
+from xraycomp.train import main
 
 # A network without batch norm and dropout; with everything that looks at a whole batch.
 BASE = "--arch timm:test_convnext --image-size 32 --epochs 2 --batch-size 4 --accumulate 2"

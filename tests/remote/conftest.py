@@ -43,7 +43,7 @@ from pathlib import Path
 
 from xraycomp.model.config import TrainConfig
 from xraycomp.remote.session import run_session
-from xraycomp.train import train
+from xraycomp.job.training import train
 
 if __name__ == "__main__":
     toy = Path(__file__).with_name("toy.toml")

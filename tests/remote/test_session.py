@@ -16,6 +16,7 @@ import torch
 from xraycomp.console.errors import UserError
 from xraycomp.data.competition_file import load_competition
 from xraycomp.data.stand_ins import draw_slice
+from xraycomp.job.training import train
 from xraycomp.model.config import TrainConfig
 from xraycomp.remote.mounts import mount_path
 from xraycomp.remote.session import (
@@ -25,7 +26,6 @@ from xraycomp.remote.session import (
     run_session,
     shorten,
 )
-from xraycomp.train import train
 
 ACSE = TrainConfig(competition="acse4-ml-2020", name="first")
 PHANTOM = TrainConfig(competition="phantom", name="first")

@@ -2,8 +2,9 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,6 +45,8 @@ log = logging.getLogger(__name__)
 
 Score = Callable[[NDArray[np.float32], NDArray[np.float64]], dict[str, float]]
 """Targets and probabilities, both (n, n_classes), to the val_* columns of ``metrics.csv``."""
+Watch = Callable[[Mapping[str, Any]], None]
+"""Is shown an epoch's row of ``metrics.csv``; what it raises ends the training."""
 
 
 def fit(
@@ -54,6 +57,7 @@ def fit(
     run: RunFolder,
     score: Score,
     deadline: Deadline = NO_DEADLINE,
+    watch: Watch | None = None,
 ) -> bool:
     """Train to the end of the last stage, keeping ``best.pt`` and ``checkpoint.pt`` in ``run``.
 
@@ -66,6 +70,7 @@ def fit(
     train, val : the images to learn from and to judge by
     score : judges one epoch on the validation set
     deadline : when everything has to be done
+    watch : looks at each epoch after its checkpoint is saved
 
     Returns
     -------
@@ -82,7 +87,9 @@ def fit(
         while state.stage < len(loop.stages):
             whole = loop.train_epoch(stop)
             if whole:
-                loop.finish_epoch()
+                row = loop.finish_epoch()
+                if watch:
+                    watch(row)
             elif is_main():
                 save_state(state, config, run)
             where = f"in epoch {state.epoch + 1} after {state.progress.step} steps"
@@ -263,10 +270,11 @@ class Loop:
             each = progress.seconds / (progress.step * self.images_per_step) / 3
         return self.deadline.is_near(len(self.val), each)
 
-    def finish_epoch(self) -> None:
-        """Judge the epoch, end the stage if this was its last one, and save the checkpoint."""
+    def finish_epoch(self) -> dict[str, Any]:
+        """Judge the epoch, end the stage if this was its last one, and save the checkpoint; the
+        epoch's row."""
         state, config = self.state, self.config
-        self.judge_epoch()
+        row = self.judge_epoch()
         state.epoch += 1
         state.progress = Progress()
         # Each stage has a new beginning to become better from.
@@ -285,14 +293,15 @@ class Loop:
         # Saved after it, so that a run that stops here goes on with the next stage.
         if is_main():
             save_state(state, config, self.run)
+        return row
 
-    def judge_epoch(self) -> None:
-        """Validate, write the epoch's row, keep the best weights."""
+    def judge_epoch(self) -> dict[str, Any]:
+        """Validate, write the epoch's row, keep the best weights; the row."""
         state, progress, monitor = self.state, self.state.progress, self.config.monitor
         lr = state.optimizer.param_groups[0]["lr"]
         scores = self.validate()
         shown = progress.step * self.images_per_step
-        row = {
+        row: dict[str, Any] = {
             "epoch": state.epoch + 1,
             "stage": state.stage + 1,
             "seconds": round(progress.seconds, 3),
@@ -326,6 +335,7 @@ class Loop:
             f", {used:.0%} of the GPU's peak" if used else "",
             progress.data_seconds,
         )
+        return row
 
     def validate(self) -> dict[str, float]:
         """The val_* columns for the network that is judged."""
