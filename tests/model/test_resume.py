@@ -23,6 +23,7 @@ from PIL import Image
 import xraycomp
 from xraycomp.console.errors import UserError
 from xraycomp.model.checkpoint import read_checkpoint
+from xraycomp.model.run import RunFolder
 from xraycomp.train import main
 
 BASE = "--arch mobilenet_v3_small --image-size 32 --epochs 2 --batch-size 4 --lr 0.02 --device cpu"
@@ -175,8 +176,10 @@ def test_a_time_limit_stops_with_a_submission_and_the_run_goes_on_bit_for_bit(
     main([*flags_of(data, "plain", tmp_path), "--time-limit", "0.0001"])
     assert read_checkpoint(run / "checkpoint.pt")["progress"]["step"] == 1
     assert len(pd.read_csv(run / "submission.csv")) == 6
+    assert not RunFolder.open(run).finished
     main(["--resume", str(run)])
     assert_same_run(run, whole("plain"))
+    assert RunFolder.open(run).finished
 
 
 @pytest.fixture

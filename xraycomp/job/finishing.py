@@ -38,8 +38,14 @@ def predict_splits(job: Job, model: GrayModel) -> dict[str, pd.DataFrame]:
     }
 
 
-def finish(job: Job, model: GrayModel, tables: dict[str, pd.DataFrame]) -> None:
-    """Keep the predictions, judge what is labelled, submit the test set; then look closer."""
+def finish(
+    job: Job, model: GrayModel, tables: dict[str, pd.DataFrame], *, closer: bool = True
+) -> None:
+    """Keep the predictions, judge what is labelled, submit the test set; then look closer.
+
+    Without ``closer``, which is for one of many runs, slices, shortcuts, doubts and heat maps are
+    left to the commands that make them.
+    """
     run, competition, files = job.run, job.source.competition, ["config.json"]
     for split, table in tables.items():
         write_csv(run.predictions_path(split), table)
@@ -50,7 +56,8 @@ def finish(job: Job, model: GrayModel, tables: dict[str, pd.DataFrame]) -> None:
     if competition.submission:
         files.append(_submit(job, tables["test"]))
     # What is wanted most is there now, whatever becomes of the rest.
-    files += _look_closer(job, model, tables, judged)
+    if closer:
+        files += _look_closer(job, model, tables, judged)
     page = write_own_page(run)
     log.info("All of it on one page, for any browser: %s", page)
     if competition.drawn:

@@ -36,11 +36,11 @@ log = logging.getLogger(__name__)
 _RESUME = "python -m xraycomp.train --resume {run}"
 
 
-def train(config: TrainConfig, watch: Watch | None = None) -> RunFolder:
+def train(config: TrainConfig, watch: Watch | None = None, *, closer: bool = True) -> RunFolder:
     """Do the whole job that ``config`` describes and return the run folder.
 
     ``watch`` is shown each epoch's row of ``metrics.csv`` once its checkpoint is there, and may end
-    the training by raising; it is for a lone process.
+    the training by raising; it is for a lone process. ``closer`` is as in `finish`.
 
     In a process that torchrun has started: together with the others, see `processes.joined`. The
     main one then has the run folder; the others need no more than their machine's copy of the data.
@@ -52,13 +52,17 @@ def train(config: TrainConfig, watch: Watch | None = None) -> RunFolder:
         device = choose_device(config.device)
         processes = count_processes(config.devices, device, config.batch_size)
         if processes > world_size():
-            run: RunFolder = launch(_train, processes, config, device, deadline)
+            run: RunFolder = launch(_train, processes, config, device, deadline, closer)
             return run
-        return _train(config, device, deadline, watch)
+        return _train(config, device, deadline, closer, watch)
 
 
 def _train(
-    config: TrainConfig, device: torch.device, deadline: Deadline, watch: Watch | None = None
+    config: TrainConfig,
+    device: torch.device,
+    deadline: Deadline,
+    closer: bool,
+    watch: Watch | None = None,
 ) -> RunFolder:
     """What each of the processes does, or the lone one."""
     device = own_device(device)
@@ -70,11 +74,13 @@ def _train(
         if is_main():
             _describe(job, f"{world_size()} devices" if world_size() > 1 else str(device))
         with _resumable(run):
-            _fit(job, device, deadline, model, watch)
+            whole = _fit(job, device, deadline, model, watch)
         best = load_best(run, device)
         tables = predict_splits(job, best)
         if is_main():
-            finish(job, best, tables)
+            finish(job, best, tables, closer=closer)
+            if whole:
+                run.mark_finished()
     return run
 
 
@@ -110,8 +116,9 @@ def _fit(
     deadline: Deadline,
     model: GrayModel | None,
     watch: Watch | None,
-) -> None:
-    """Train from where the run is: from its checkpoint, or from a new ``model``."""
+) -> bool:
+    """Train from where the run is: from its checkpoint, or from a new ``model``; whether to the
+    end."""
     config, run, competition = job.config, job.run, job.source.competition
     train_set, val_set = job.dataset.split("train"), job.dataset.split("val")
     score = functools.partial(epoch_scores, multilabel=competition.multilabel)
@@ -128,3 +135,4 @@ def _fit(
     whole = fit(state, train_set, val_set, config, run, score, deadline, watch)
     if not whole:
         log.info("Go on later with: %s", _RESUME.format(run=run.path))
+    return whole

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 _SECONDS_TO_WRITE = 10.0  # for plots and files
@@ -28,3 +29,13 @@ NO_DEADLINE = Deadline()
 def deadline_in(minutes: float | None) -> Deadline:
     """So many minutes from now; never, without any."""
     return NO_DEADLINE if minutes is None else Deadline(time.monotonic() + 60 * minutes)
+
+
+def share_out(minutes: float | None, jobs: int) -> Iterator[float | None]:
+    """The minutes that each of so many jobs may take, one asked for when the one before is over:
+    what is then left of ``minutes``, in even shares for those still to come; None without a limit.
+    """
+    deadline = deadline_in(minutes)
+    for waiting in range(jobs, 0, -1):
+        left = max(0.1, (deadline.at - time.monotonic()) / 60)
+        yield None if minutes is None else left / waiting

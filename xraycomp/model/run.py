@@ -79,6 +79,19 @@ class RunFolder:
         """The weights of the best epoch, with what is needed to use them."""
         return self.path / "best.pt"
 
+    @property
+    def finished(self) -> bool:
+        """Whether training has come to its end and all that follows it is written."""
+        return self._finished.is_file()
+
+    @property
+    def _finished(self) -> Path:
+        return self.path / "finished.json"
+
+    def mark_finished(self) -> None:
+        """Say that nothing is left to do; a run that the time limit cut short is not finished."""
+        write_json(self._finished, {"finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})
+
     def predictions_path(self, split: str) -> Path:
         """The probability table of one split."""
         return self.path / "predictions" / f"{split}.csv"
