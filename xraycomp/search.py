@@ -12,7 +12,9 @@ from xraycomp.job.flags import find_defaults, read_alone
 from xraycomp.job.searching import work
 from xraycomp.job.space import load_space
 from xraycomp.job.study import Plan, Pruner, Sampler, Study, create_study, open_study
+from xraycomp.job.tally import format_best, write_tally
 from xraycomp.model.config import TrainConfig
+from xraycomp.pages.study import STUDY, STUDY_PAGE
 
 log = logging.getLogger("xraycomp.search")  # run as a command, __name__ is __main__
 
@@ -98,6 +100,11 @@ def search(config: SearchConfig, flags: Sequence[str]) -> Study:
     if config.retry_failed:
         study = study.retry_failed()
     work(study, settings, config.dead_after)
+    found = write_tally(study)
+    log.info("\n%s\n", format_best(found))
+    if left := [row for row in found["trials"] if row["state"] == "running"]:
+        log.info("%d trials are not finished; others may be at work on them.", len(left))
+    log.info("Wrote %s: %s, %s.", folder, STUDY, STUDY_PAGE)
     return study
 
 

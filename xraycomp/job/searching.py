@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import pandas as pd
 import torch
 
 from xraycomp.console.errors import Stopped, UserError
 from xraycomp.console.signals import Terminated
 from xraycomp.job.study import MAX_DEATHS, Claim, Study
+from xraycomp.job.tally import best_value, write_tally
 from xraycomp.job.training import train
 from xraycomp.model.config import TrainConfig
 from xraycomp.model.deadline import Deadline, deadline_in
@@ -40,6 +40,7 @@ def work(study: Study, settings: TrainConfig, dead_after: float) -> None:
                 return
         finally:
             claim.let_go()
+            write_tally(study)
         _check_failures(study)
 
 
@@ -76,11 +77,6 @@ def _try(study: Study, settings: TrainConfig, claim: Claim, deadline: Deadline) 
             raise
         _fail(study, claim, "It ran out of memory; smaller batches or images may fit.")
     return True
-
-
-def best_value(epochs: pd.DataFrame, monitor: str) -> float:
-    """The monitored score of the best epoch."""
-    return float(epochs[monitor].min() if monitor == "val_loss" else epochs[monitor].max())
 
 
 def _train(

@@ -120,7 +120,7 @@ class Study:
 
         ``dead_after`` is how many minutes a trial of another machine may be silent.
         """
-        optuna = _optuna()
+        optuna = load_optuna()
         with self.lock():
             study = self._sampling()
             for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
@@ -142,7 +142,7 @@ class Study:
         if lock is None:
             return None
         trial = study.get_trials()[trial.number]  # as it is now that nobody else has it
-        if trial.state != _optuna().trial.TrialState.RUNNING:
+        if trial.state != load_optuna().trial.TrialState.RUNNING:
             lock.close()
             return None
         worker = trial.user_attrs.get(_WORKER, {})
@@ -151,7 +151,7 @@ class Study:
         if not here and silent < 60 * dead_after:
             lock.close()
             return None
-        return self._claimed(_optuna().trial.Trial(study, trial._trial_id), lock, worker)
+        return self._claimed(load_optuna().trial.Trial(study, trial._trial_id), lock, worker)
 
     def _claimed(self, trial: Any, lock: IO[bytes], before: Mapping[str, Any]) -> Claim:
         fields = self.space.suggest(trial)
@@ -182,7 +182,7 @@ class Study:
 
     def _sampling(self) -> Any:
         """The study with a sampler whose draws are those of its next trial, whoever asks."""
-        optuna, plan = _optuna(), self.plan
+        optuna, plan = load_optuna(), self.plan
         number = len(self.load().get_trials(deepcopy=False))
         seed = plan.sampler_seed * 1_000_003 + number
         sampler = optuna.samplers.RandomSampler(seed=seed)
@@ -223,7 +223,7 @@ class Study:
             failed: dict[str, Any] = {}
             for trial in study.get_trials():
                 params = trial.system_attrs.get("fixed_params", trial.params)
-                if trial.state == _optuna().trial.TrialState.FAIL:
+                if trial.state == load_optuna().trial.TrialState.FAIL:
                     failed[_key(params)] = params
                 else:
                     failed.pop(_key(params), None)
@@ -243,7 +243,7 @@ def open_study(folder: Path, storage: str) -> Study | None:
 
 def create_study(folder: Path, storage: str, plan: Plan) -> Study:
     """A new study, or the one that another process has made meanwhile."""
-    optuna = _optuna()
+    optuna = load_optuna()
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder / "study.lock"):
         try:
@@ -277,7 +277,7 @@ def _enqueue(study: Any, grid: Iterable[Mapping[str, Any]]) -> None:
 
 
 def _load(folder: Path, storage: str, *, sampler: Any = None, pruner: Any = None) -> Any:
-    optuna = _optuna()
+    optuna = load_optuna()
     try:
         return optuna.load_study(
             storage=_storage(folder, storage),
@@ -291,7 +291,7 @@ def _load(folder: Path, storage: str, *, sampler: Any = None, pruner: Any = None
 
 @functools.cache
 def _storage(folder: Path, url: str) -> Any:
-    optuna = _optuna()
+    optuna = load_optuna()
     if not url:
         backend = optuna.storages.journal.JournalFileBackend(str(folder / "journal.log"))
         return optuna.storages.JournalStorage(backend)
@@ -302,7 +302,7 @@ def _storage(folder: Path, url: str) -> Any:
         raise UserError(f"The storage {url} cannot be opened: {reason}. Check --storage.") from None
 
 
-def _optuna() -> Any:
+def load_optuna() -> Any:
     """Optuna, silent.
 
     Raises ``UserError`` where it is not installed.
