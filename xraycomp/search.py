@@ -9,6 +9,7 @@ from xraycomp.console.command import parse_flags, run_command
 from xraycomp.console.errors import UserError
 from xraycomp.console.help import HELP_FLAGS, Help
 from xraycomp.job.flags import find_defaults, read_alone
+from xraycomp.job.imported import import_study
 from xraycomp.job.searching import work
 from xraycomp.job.space import load_space
 from xraycomp.job.study import Plan, Pruner, Sampler, Study, create_study, open_study
@@ -57,6 +58,9 @@ class SearchConfig:
     storage: str = ""
     """URL of a database (sqlite:///file.db, postgresql://...) that machines share. Default: a
     journal in the study's folder, for all processes that see it."""
+    import_study: Path | None = None
+    """First bring in what was done in another copy of the study, the folder at this path, as
+    where a kernel has its last version's output as an input."""
     retry_failed: bool = False
     """Try again what has failed."""
     dead_after: float = 60.0
@@ -85,6 +89,8 @@ def search(config: SearchConfig, flags: Sequence[str]) -> Study:
     given = read_alone(flags, prog=PROG, help=HELP)
     _refuse(given)
     folder = given.runs_dir / config.study
+    if config.import_study:
+        import_study(config.import_study, folder, config.storage)
     study = open_study(folder, config.storage)
     if study:
         saved = TrainConfig.from_json(study.plan.settings)

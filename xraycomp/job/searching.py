@@ -135,7 +135,7 @@ def _out_of_memory(error: Exception) -> bool:
     """Whether it is for want of memory, which on a CPU is a plain RuntimeError of torch's."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return "not enough memory" in str(error) or "out of memory" in str(error)
+    return any(words in str(error) for words in ("DefaultCPUAllocator", "out of memory"))
 
 
 def _check_failures(study: Study) -> None:

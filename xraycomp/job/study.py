@@ -132,13 +132,13 @@ class Study:
             if whole or (self.plan.sampler == "grid" and not waiting):
                 return None
             trial = study.ask()
-            lock = _try_lock(self._lock_path(trial.number))
+            lock = self.try_lock(trial.number)
             assert lock is not None  # nobody else takes trials while the study is locked
             return self._claimed(trial, lock, {})
 
     def _take_over(self, study: Any, trial: Any, dead_after: float) -> Claim | None:
         """The running ``trial``, if no process works on it."""
-        lock = _try_lock(self._lock_path(trial.number))
+        lock = self.try_lock(trial.number)
         if lock is None:
             return None
         trial = study.get_trials()[trial.number]  # as it is now that nobody else has it
@@ -158,7 +158,7 @@ class Study:
         claim = Claim(
             trial,
             fields,
-            self.folder / f"trial-{trial.number:04d}",
+            self.run_folder(trial.number),
             lock,
             before.get("seconds", 0.0),
             before.get("deaths", -1) + 1,
@@ -170,8 +170,29 @@ class Study:
         claim.beat()
         return claim
 
-    def _lock_path(self, number: int) -> Path:
-        return self.folder / "locks" / f"trial-{number:04d}"
+    def run_folder(self, number: int) -> Path:
+        """Where the trial of that number has its run."""
+        return self.folder / f"trial-{number:04d}"
+
+    def try_lock(self, number: int) -> IO[bytes] | None:
+        """Keep a trial from other processes of this folder until what is returned is closed; None
+        where one of them works on it."""
+        path = self.folder / "locks" / f"trial-{number:04d}"
+        path.parent.mkdir(exist_ok=True)
+        file = path.open("ab")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return None
+        return file
+
+    def fields_of(self, trial: Any) -> dict[str, Any]:
+        """What the space says of a trial, also of a grid's one that waits; else empty."""
+        if "fields" in trial.user_attrs:
+            return dict(trial.user_attrs["fields"])
+        fixed = trial.system_attrs.get("fixed_params")
+        return {} if fixed is None else self.space.suggest(load_optuna().trial.FixedTrial(fixed))
 
     def _place(self) -> str:
         """What tells this folder from that of another machine, where the study is in a database."""
@@ -289,14 +310,21 @@ def _load(folder: Path, storage: str, *, sampler: Any = None, pruner: Any = None
         return None
 
 
-@functools.cache
 def _storage(folder: Path, url: str) -> Any:
+    """The storage, which keeps what it has read: a journal is read to the end once."""
+    return _open_storage(url) if url else _open_journal(folder.resolve() / "journal.log")
+
+
+@functools.cache
+def _open_journal(path: Path) -> Any:
     optuna = load_optuna()
-    if not url:
-        backend = optuna.storages.journal.JournalFileBackend(str(folder / "journal.log"))
-        return optuna.storages.JournalStorage(backend)
+    return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
+
+
+@functools.cache
+def _open_storage(url: str) -> Any:
     try:
-        return optuna.storages.get_storage(url)
+        return load_optuna().storages.get_storage(url)
     except Exception as error:  # of SQLAlchemy, its drivers, or the URL's scheme
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"The storage {url} cannot be opened: {reason}. Check --storage.") from None
@@ -328,15 +356,3 @@ def _locked(path: Path) -> Iterator[None]:
     with path.open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield  # closing the file gives it free, as does the death of the process
-
-
-def _try_lock(path: Path) -> IO[bytes] | None:
-    """The file, locked until it is closed or the process ends; None where another holds it."""
-    path.parent.mkdir(exist_ok=True)
-    file = path.open("ab")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        return None
-    return file

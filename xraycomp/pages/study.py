@@ -64,12 +64,17 @@ def _page(study: Mapping[str, Any], folder: Path) -> str:
         rows=rows,
         failed=of["failed"],
         unfinished=of["running"],
-        plain=plain,
+        setting=_setting,
         progress=_progress(study, of),
         slices=[plot for name in study["fields"] if (plot := _slice(study["monitor"], name, of))],
         importances=importances,
         folder=shlex.quote(str(folder)),
     )
+
+
+def _setting(value: Any) -> str:
+    """A setting as a person would write it; drawn numbers have sixteen digits."""
+    return f"{value:.4g}" if isinstance(value, float) else plain(value)
 
 
 def _order(value: float | None, sign: int) -> float:
@@ -141,8 +146,9 @@ def _field_axis(name: str, values: Sequence[Any]) -> tuple[Scale, list[float]]:
         if len(ticked) > _MOST_TEXTS and not log:
             return axes(label, places, "", places)[0], places
         if len(ticked) > _MOST_TEXTS:
-            powers = range(math.ceil(min(places)), math.floor(max(places)) + 1)
-            ticked = [10.0**power for power in powers]
+            powers = range(math.floor(min(places)), math.floor(max(places)) + 1)
+            round_ones = [part * 10.0**power for power in powers for part in (1, 3)]
+            ticked = [one for one in round_ones if low <= one <= high][:: 1 + len(powers) // 5]
         named = tuple((math.log10(one) if log else float(one), f"{one:.4g}") for one in ticked)
     else:
         kinds = sorted({plain(one) for one in values})
