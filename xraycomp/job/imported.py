@@ -7,7 +7,9 @@ from typing import Any
 
 from xraycomp.console.errors import UserError
 from xraycomp.data.files import atomic_folder
-from xraycomp.job.study import Study, load_optuna, open_study
+from xraycomp.job.claims import try_lock
+from xraycomp.job.storage import load_optuna, open_storage
+from xraycomp.job.study import Study, open_study
 from xraycomp.model.config import TrainConfig
 
 log = logging.getLogger(__name__)
@@ -72,12 +74,13 @@ def _bring(study: Study, trial: Any, other: Path) -> bool:
             number = len(joined.get_trials()) - 1
         else:
             number = same[0].number
-            lock = study.try_lock(number)
+            lock = try_lock(study, number)
             if lock is None:
                 return False  # a process is at work on it here
             with lock:
                 if same[0].state == waiting:
-                    joined._storage.set_trial_state_values(same[0]._trial_id, running)
+                    storage = open_storage(study.folder, study.storage)
+                    storage.set_trial_state_values(same[0]._trial_id, running)
                 _fill(study, optuna.trial.Trial(joined, same[0]._trial_id), trial)
     run = other / f"trial-{trial.number:04d}"
     if run.is_dir():

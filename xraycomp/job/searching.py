@@ -11,7 +11,8 @@ import torch
 
 from xraycomp.console.errors import Stopped, UserError
 from xraycomp.console.signals import Terminated
-from xraycomp.job.study import MAX_DEATHS, Claim, Study
+from xraycomp.job.claims import MAX_DEATHS, Claim, claim_trial
+from xraycomp.job.study import Study
 from xraycomp.job.tally import best_value, write_tally
 from xraycomp.job.training import train
 from xraycomp.model.config import TrainConfig
@@ -26,13 +27,13 @@ def work(study: Study, settings: TrainConfig, dead_after: float) -> None:
     """Do trials of ``study`` until it has as many as it is to have, or the time is up.
 
     ``settings`` are those that the trials share; their time limit is for all of this. Several
-    processes may do this at once, on several machines too. ``dead_after`` is as in `Study.claim`.
+    processes may do this at once, on several machines too. ``dead_after`` is as in `claim_trial`.
 
     Raises ``Stopped`` when interrupted, and ``UserError`` where the first trials all fail for one
     reason.
     """
     deadline = deadline_in(settings.time_limit)
-    while claim := study.claim(dead_after):
+    while claim := claim_trial(study, dead_after):
         try:
             if claim.deaths >= MAX_DEATHS:
                 _fail(study, claim, f"{MAX_DEATHS} processes died in it, short of memory perhaps.")

@@ -9,7 +9,9 @@ from typing import Any
 import pandas as pd
 
 from xraycomp.data.files import write_json
-from xraycomp.job.study import Study, load_optuna
+from xraycomp.job.claims import WORKER
+from xraycomp.job.storage import load_optuna
+from xraycomp.job.study import Study
 from xraycomp.pages.study import STUDY, write_study_page
 
 _ENOUGH = 4
@@ -74,7 +76,7 @@ def _row(study: Study, trial: Any, better: Any) -> dict[str, Any]:
         "params": study.fields_of(trial),
         "value": value,
         "epochs": max(known, default=0),
-        "seconds": attributes.get("worker", {}).get("seconds"),
+        "seconds": attributes.get(WORKER, {}).get("seconds"),
         "reason": attributes.get("reason", ""),
         "run": folder.name if folder.is_dir() else "",
     }
