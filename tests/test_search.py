@@ -20,6 +20,9 @@ import pytest
 
 from xraycomp import report, search
 from xraycomp.console.errors import UserError
+from xraycomp.job.claims import claim_trial
+from xraycomp.job.study import open_study
+from xraycomp.model.config import TrainConfig
 
 SPACE = """
 title = "Optimizers"
@@ -179,6 +182,24 @@ def test_trials_that_fail_are_marked_and_the_study_goes_on(here):
     assert [row["state"] for row in found["trials"]] == ["complete"] + ["failed"] * 4
 
 
+def test_a_trial_whose_processes_die_is_given_up(here):
+    run("space.toml", "--trials", "1")
+    search.main(["--study", "s", "--trials", "2", "--", "--time-limit", "0.001"])
+    study = open_study(Path("runs/s"), "")
+    assert study is not None
+    for deaths in range(3):
+        claim = claim_trial(study, 60)
+        assert claim is not None
+        assert (claim.trial.number, claim.deaths) == (1, deaths)
+        # Nobody else gets what a living process works on.
+        assert claim_trial(study, 60) is None
+        claim.lock.close()  # as the end of its process does
+    search.main(["--study", "s"])
+    found = tally("s")
+    assert found["trials"][1]["reason"].startswith("3 processes died in it")
+    assert [row["state"] for row in found["trials"]] == ["complete", "failed"] + ["waiting"] * 2
+
+
 def test_a_trial_out_of_memory_is_marked(here):
     # 32 TB for one batch's activations.
     found = run("space.toml", text="[space]\nhead = {values = [[16], [4000000000000]]}\n")
@@ -199,14 +220,21 @@ def test_a_study_continues_with_more_trials_and_draws_as_in_one_go(here):
         "[space]\nlr = {low = 0.0001, high = 0.1, log = true}\nflip = {values = [true, false]}\n"
     )
     flags = ("--sampler", "random", "--sampler-seed", "3")
-    run("space.toml", *flags, "--trials", "2", text=space)
-    two = run("space.toml", *flags, "--trials", "4")["trials"]
+    run("space.toml", *flags, "--trials", "1", text=space)
+    apart = run("space.toml", *flags, "--trials", "3")["trials"]
     (here / "runs" / "s").rename(here / "before")
-    four = run("space.toml", *flags, "--trials", "4")["trials"]
-    assert [row["params"] for row in two] == [row["params"] for row in four]
-    assert [row["value"] for row in two] == [row["value"] for row in four]
-    assert all(0.0001 <= row["params"]["lr"] <= 0.1 for row in four)
-    assert len({row["params"]["lr"] for row in four}) == 4
+    # As a kernel does it, which has no flags.
+    recipe = TrainConfig(
+        data=Path("films"), image_size=16, batch_size=8, val_fraction=0.25, epochs=1
+    )
+    search.search(
+        search.SearchConfig("s", "space.toml", 3, sampler="random", sampler_seed=3), recipe
+    )
+    once = tally("s")["trials"]
+    assert [row["params"] for row in apart] == [row["params"] for row in once]
+    assert [row["value"] for row in apart] == [row["value"] for row in once]
+    assert all(0.0001 <= row["params"]["lr"] <= 0.1 for row in once)
+    assert len({row["params"]["lr"] for row in once}) == 3
 
 
 def test_a_pruner_ends_trials_that_fall_behind(here):
@@ -220,7 +248,8 @@ def test_a_pruner_ends_trials_that_fall_behind(here):
     last = found["trials"][3]
     assert last["epochs"] == len(pd.read_csv(Path("runs/s/trial-0003/metrics.csv"))) < 3
     assert last["value"] > found["trials"][found["best"]]["value"]  # less is better
-    assert not Path("runs/s/trial-0003/checkpoint.pt").exists()
+    assert not list(Path("runs/s/trial-0003").glob("*.pt"))
+    assert [path.name for path in Path("runs/s/trial-0000").glob("*.pt")] == ["best.pt"]
 
 
 def test_a_database_serves_as_storage(here):

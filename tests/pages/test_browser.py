@@ -81,7 +81,7 @@ def draw_study(folder: Path) -> Path:
             {
                 "number": number,
                 "state": state,
-                "params": {"lr": rate, "arch": "<i>net" if number % 2 else "resnet18"},
+                "params": {"lr": rate, "arch": "<i>net" if number % 2 else "a" * 40},
                 "value": None if state in ("failed", "waiting") else value,
                 "best": best,
                 "epochs": 6,
@@ -362,3 +362,5 @@ def test_a_study_shows_its_trials_best_first_and_why_some_failed(look):
         27,
         27,
     ]
+    # Names that have no room below the axis have numbers there, and a key.
+    assert f"1 <i>net, 2 {'a' * 40}" in page.locator("#slices").inner_text()

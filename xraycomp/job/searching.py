@@ -118,12 +118,15 @@ def _watch(claim: Claim, monitor: str) -> Watch:
 
 
 def _tell(study: Study, claim: Claim, state: str, value: float | None = None) -> None:
-    """Finish the trial, and remove what only going on with it needs."""
+    """Finish the trial, and remove what only going on with it needs, large as it is."""
     import optuna
 
     claim.beat()
     study.load().tell(claim.trial.number, value, state=optuna.trial.TrialState[state])
-    RunFolder(claim.folder).checkpoint.unlink(missing_ok=True)
+    run = RunFolder(claim.folder)
+    run.checkpoint.unlink(missing_ok=True)
+    if state != "COMPLETE":
+        run.best.unlink(missing_ok=True)
 
 
 def _fail(study: Study, claim: Claim, reason: str) -> None:
