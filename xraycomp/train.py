@@ -33,7 +33,7 @@ HELP = Help(
         "Rare classes": "weighted_sampling class_weights",
         "Best epoch and thresholds": "monitor patience threshold_criterion sensitivity",
         "Images and augmentation": "resize_size start_size random_crop flip rotation scale shift "
-        "brightness contrast erasing mixup tta",
+        "brightness contrast erasing mixup laplacian tta",
         "Split": "test_fraction val_fraction folds fold keep_duplicates_together",
         "Data": "no_finding_class drop_no_finding min_count skip_broken",
         "Machine": "device workers shuffle_block",

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from xraycomp.data.decode import centre_corner
 from xraycomp.model.config import TrainConfig
+from xraycomp.model.pyramid import raise_detail
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def draw(n_images: int, config: TrainConfig, generator: Generator, size: int) ->
 def prepare(
     images: Tensor, config: TrainConfig, mean: float, std: float, draws: Draws | None = None
 ) -> Tensor:
-    """Crop, warp and normalise a batch.
+    """Enhance, crop, warp and normalise a batch.
 
     Without ``draws`` this is the evaluation transform: the centre crop of the cached images, equal
     to torchvision's ``Resize`` (done when they were cached), ``CenterCrop`` and ``Normalize``.
@@ -78,11 +79,15 @@ def prepare(
     if images.ndim == 2:
         return images.float()[:, :, None, None]
     images = images[:, None]
-    if draws is None:
-        corner = centre_corner(images.shape[-1], config.image_size)
-        inside = slice(corner, corner + config.image_size)
-        return images[:, :, inside, inside].float().div_(255).sub_(mean).div_(std)
+    if draws is None and not config.laplacian:
+        return _centre(images, config.image_size).float().div_(255).sub_(mean).div_(std)
     pixels = images.float().div_(255)
+    if config.laplacian:
+        # The film's detail and not the crop's: every view then shows the same film, and the black
+        # that a warp brings in from outside has no edge that would be raised.
+        pixels = raise_detail(pixels, config.laplacian)
+    if draws is None:
+        return _centre(pixels, config.image_size).sub_(mean).div_(std)
     if draws.size < config.image_size:  # the warp alone would leave out pixels between
         side = round(pixels.shape[-1] * draws.size / config.image_size)
         pixels = F.interpolate(pixels, (side, side), mode="bilinear", antialias=True)
@@ -98,6 +103,12 @@ def prepare(
     if config.erasing:
         pixels = pixels.masked_fill_(_blank(draws), 0.0)  # the mean
     return pixels
+
+
+def _centre(images: Tensor, size: int) -> Tensor:
+    """The centre crop that evaluation sees, as a view."""
+    corner = centre_corner(images.shape[-1], size)
+    return images[..., corner : corner + size, corner : corner + size]
 
 
 def _affine(

@@ -137,6 +137,9 @@ class TrainConfig:
     """Probability of blanking a random rectangle of a training image."""
     mixup: float = 0.0
     """Alpha of mixup; 0 mixes nothing."""
+    laplacian: float = 0.0
+    """How much the fine detail of every image is raised (Laplacian pyramid); 1 doubles it, 0 leaves
+    images as they are."""
 
     no_finding_class: bool = False
     """Make images without any finding a class of their own (multilabel)."""
@@ -194,7 +197,7 @@ class TrainConfig:
         for name in (
             *("min_count", "lr", "momentum", "weight_decay", "warmup_epochs", "clip_grad"),
             *("gamma", "gamma_neg", "gamma_pos", "mixup", "codes_epochs", "codes_passes"),
-            *("seed", "shuffle_block"),
+            *("seed", "shuffle_block", "laplacian"),
         ):
             self._check(name, getattr(self, name) >= 0, "0 or more")
         for name in (

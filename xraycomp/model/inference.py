@@ -64,16 +64,14 @@ def predict_probs(
     batch_size = batch_size or config.judging_batch_size
     device = next(model.parameters()).device
     probs: list[Tensor] = []
-    with (
-        autocast(device),
-        tqdm(total=len(images), unit="img", desc=desc, disable=desc is None, leave=False) as bar,
-    ):
+    with tqdm(total=len(images), unit="img", desc=desc, disable=desc is None, leave=False) as bar:
         batches = np.split(images.rows, range(batch_size, len(images), batch_size))
         for block in feed(images.cache, batches, device):
             inputs = prepare(block, config, model.mean, model.std)
             inputs = inputs.contiguous(memory_format=torch.channels_last)
             views = [inputs, inputs.flip(-1)] if tta else [inputs]
-            each = [model.probabilities(model(view)) for view in views]
+            with autocast(device):
+                each = [model.probabilities(model(view)) for view in views]
             probs.append(torch.stack(each).mean(dim=0))
             bar.update(len(block))
     return torch.cat(probs).cpu().numpy()
