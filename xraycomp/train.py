@@ -25,7 +25,7 @@ HELP = Help(
         "lr loss stages split_by seed devices time_limit"
     ),
     groups={
-        "Network": "pool head",
+        "Network": "channels pool head",
         "Feature codes": "codes_epochs codes_passes",
         "Optimization": "optimizer momentum weight_decay schedule warmup_epochs accumulate "
         "clip_grad ema_decay",

@@ -44,10 +44,11 @@ def save_best(state: TrainState, config: TrainConfig, run: RunFolder) -> None:
 
 
 def _network(model: GrayModel, config: TrainConfig) -> dict[str, Any]:
+    mean, std = model.rgb or (model.mean, model.std)
     return {
         "model": model.state_dict(),
-        "mean": model.mean,
-        "std": model.std,
+        "mean": mean,
+        "std": std,
         "classes": list(model.classes),
         "config": config.to_json(),
     }

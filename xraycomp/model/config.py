@@ -46,6 +46,9 @@ class TrainConfig:
     """Any torchvision classifier, or timm:<name>."""
     weights: str = "none"
     """none, imagenet, or the path of a .pth, .pt or .safetensors file."""
+    channels: Literal["gray", "rgb"] = "gray"
+    """What the network's stem reads: one gray channel, into which its three are folded, or rgb,
+    three equal ones. They begin as the same function, but do not learn alike."""
     pool: Pool = ""
     """How the last feature map is pooled: avg, max or attention. Default: the network's own way."""
     head: tuple[int, ...] = ()
