@@ -28,7 +28,7 @@ HELP = Help(
         "Network": "channels pool head",
         "Feature codes": "codes_epochs codes_passes",
         "Optimization": "optimizer momentum weight_decay schedule warmup_epochs accumulate "
-        "clip_grad ema_decay",
+        "clip_grad ema_decay swa_epochs",
         "Loss": "gamma alpha gamma_neg gamma_pos margin max_weight label_smoothing",
         "Rare classes": "weighted_sampling class_weights",
         "Best epoch and thresholds": "monitor patience threshold_criterion sensitivity",

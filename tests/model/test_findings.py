@@ -9,7 +9,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from xraycomp.data.batches import ImageSet
 from xraycomp.judging.metrics import epoch_scores
-from xraycomp.model import engine
+from xraycomp.model import engine, showing
 from xraycomp.model.epoch import plan_epoch
 from xraycomp.model.inference import predict_probs
 
@@ -108,7 +108,7 @@ def test_shares_of_several_processes_weigh_by_their_known_labels(
     def gradients(name, part, processes):
         state, _, run = start(name)
         found = []
-        monkeypatch.setattr(engine, "shard", lambda n: part)
+        monkeypatch.setattr(showing, "shard", lambda n: part)
         monkeypatch.setattr(engine, "world_size", lambda: processes)
         monkeypatch.setattr(
             engine, "reduce_gradients", lambda all_: found.extend(p.grad.clone() for p in all_)

@@ -112,6 +112,9 @@ class TrainConfig:
     """Largest gradient norm; 0 does not clip."""
     ema_decay: float = 0.0
     """Decay a step of the averaged weights that are judged and kept; 0 averages nothing."""
+    swa_epochs: int = 0
+    """Average the weights after each of the last epochs, this many; the average is judged after
+    the last one, and kept where it is better. 0 averages nothing."""
     patience: int = 0
     """Stop after this many epochs without a better score; 0 never does."""
     monitor: Literal["val_macro_f1", "val_auroc", "val_accuracy", "val_loss"] = "val_macro_f1"
@@ -229,6 +232,9 @@ class TrainConfig:
         for name in ("devices", "workers"):
             if getattr(self, name) is not None:
                 self._check(name, getattr(self, name) >= 1, "at least 1")
+        last = self.training_stages()[-1].epochs
+        fits = 0 <= self.swa_epochs <= last
+        self._check("swa_epochs", fits, f"from 0 to {last}, the epochs of the last stage")
         losses = get_args(type(self).__annotations__["loss"])
         for stage in parse_stages(self.stages, self.loss):
             if stage.loss not in losses:
