@@ -143,13 +143,13 @@ def test_a_training_set_of_unknown_labels_moves_nothing(start, films):
     assert run.epochs()["train_loss"].iloc[0] == 0
 
 
-@pytest.mark.parametrize("tta", [False, True])
+@pytest.mark.parametrize("tta", [(), ("mirror",)])
 def test_probabilities_of_findings_are_sigmoids(start, films, plain_config, tta):
     state, _, _ = start()
     val = films[1]
     found = predict_probs(state.model, val, plain_config(), tta=tta)
     state.model.activation = "softmax"
-    other = predict_probs(state.model, val, plain_config(), tta=False)
+    other = predict_probs(state.model, val, plain_config(), tta=())
     if not tta:
         # Of two logits a and b the softmax is the sigmoid of their difference.
         logits = np.log(found / (1 - found))

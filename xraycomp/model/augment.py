@@ -14,6 +14,7 @@ from torch import Tensor
 from xraycomp.data.decode import centre_corner
 from xraycomp.model.config import TrainConfig
 from xraycomp.model.pyramid import raise_detail
+from xraycomp.model.views import View
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,23 @@ def draw(n_images: int, config: TrainConfig, generator: Generator, size: int) ->
     return Draws(
         size, *(torch.from_numpy(each.astype(np.float32)) for each in (theta, tones, boxes))
     )
+
+
+def draw_view(view: View, config: TrainConfig) -> Draws:
+    """One row that draws nothing by chance, for images to be predicted in that ``view``."""
+    size, cached = config.image_size, config.cache_size
+    crop = 0.0 if view.whole else centre_corner(cached, size) - (cached - size) / 2
+    theta = _affine(
+        1,
+        cached,
+        size,
+        mirror=-1.0 if view.mirror else 1.0,
+        angle=math.radians(view.degrees),
+        zoom=size / cached if view.whole else view.zoom,
+        offset=crop,
+    )
+    plain = torch.tensor([[0.0, 1.0]]), torch.zeros(1, 4)
+    return Draws(size, torch.from_numpy(theta.astype(np.float32)), *plain)
 
 
 def prepare(

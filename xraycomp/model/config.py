@@ -12,6 +12,7 @@ from xraycomp.data.split import SplitPlan
 from xraycomp.data.toml import Reader
 from xraycomp.model.recipes import RECIPES, Recipe
 from xraycomp.model.stages import ALL, Stage, parse_stages
+from xraycomp.model.views import check_views
 
 Pool = Literal["", "avg", "max", "attention"]
 """The network's own, the average, the maximum, or the average weighted by a learned map."""
@@ -171,8 +172,9 @@ class TrainConfig:
     """Leave out training images that do not decode, instead of stopping."""
     seed: int = 0
     """Seed of split, sampling, augmentation and initial weights."""
-    tta: bool = False
-    """Average the final predictions over each image and its mirror image."""
+    tta: tuple[str, ...] = ()
+    """Average the final predictions over each image and named views of it: mirror; zoom, nearer by
+    8/7; whole, without the crop; left and right, turned by 5 degrees."""
 
     time_limit: float | None = None
     """Minutes after which to stop cleanly, with predictions and submission; able to resume."""
@@ -198,6 +200,7 @@ class TrainConfig:
         for name in ("image_size", "epochs", "batch_size", "accumulate"):
             self._check(name, getattr(self, name) >= 1, "at least 1")
         object.__setattr__(self, "head", tuple(self.head))  # JSON and TOML have lists
+        object.__setattr__(self, "tta", check_views(self.tta or ()))
         widths = all(type(width) is int and width >= 1 for width in self.head)
         self._check("head", widths, "a list of widths of at least 1")
         for name in (
