@@ -25,6 +25,7 @@ from xraycomp.model.checkpoint import load_best
 from xraycomp.model.device import choose_device
 from xraycomp.model.inference import predict_split
 from xraycomp.model.run import RunFolder
+from xraycomp.model.views import check_views
 
 log = logging.getLogger("xraycomp.predict")  # run as a command, __name__ is __main__
 
@@ -69,8 +70,9 @@ class PredictConfig:
     prior_shift: bool = False
     """Correct for a mix of classes that differs from that of the run's validation split, estimated
     from these images (Saerens et al. 2002), and show it; this calibrates, too."""
-    tta: bool = False
-    """Average over each image and its mirror image."""
+    tta: tuple[str, ...] = ()
+    """Average over each image and named views of it: mirror; zoom, nearer by 8/7; whole, without
+    the crop; left and right, turned by 5 degrees."""
     batch_size: int | None = None
     """Images at a time; changes the speed, not the result. Default: as in training."""
     device: str = "auto"
@@ -88,6 +90,7 @@ def predict(config: PredictConfig) -> Path:
     """
     if not config.runs:
         raise UserError("No run was given. Name at least one with --runs runs/NAME.")
+    check_views(config.tta)
     if config.batch_size is not None and config.batch_size < 1:
         raise UserError(f"--batch-size is {config.batch_size}; it must be at least 1.")
     if config.prior_shift:

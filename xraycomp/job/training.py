@@ -69,7 +69,7 @@ def _train(
     job, model = begin(config)
     config, run, dataset = job.config, job.run, job.dataset
     to_predict = len(dataset.ids("val")) + len(dataset.ids("test"))
-    deadline = replace(deadline, images_after=to_predict * (1 + config.tta))
+    deadline = replace(deadline, images_after=to_predict * (1 + len(config.tta)))
     with run.log() if is_main() else contextlib.nullcontext():
         if is_main():
             _describe(job, f"{world_size()} devices" if world_size() > 1 else str(device))

@@ -12,6 +12,7 @@ from xraycomp.data.split import SplitPlan
 from xraycomp.data.toml import Reader
 from xraycomp.model.recipes import RECIPES, Recipe
 from xraycomp.model.stages import ALL, Stage, parse_stages
+from xraycomp.model.views import check_views
 
 Pool = Literal["", "avg", "max", "attention"]
 """The network's own, the average, the maximum, or the average weighted by a learned map."""
@@ -46,6 +47,9 @@ class TrainConfig:
     """Any torchvision classifier, or timm:<name>."""
     weights: str = "none"
     """none, imagenet, or the path of a .pth, .pt or .safetensors file."""
+    channels: Literal["gray", "rgb"] = "gray"
+    """What the network's stem reads: one gray channel, into which its three are folded, or rgb,
+    three equal ones. They begin as the same function, but do not learn alike."""
     pool: Pool = ""
     """How the last feature map is pooled: avg, max or attention. Default: the network's own way."""
     head: tuple[int, ...] = ()
@@ -109,6 +113,9 @@ class TrainConfig:
     """Largest gradient norm; 0 does not clip."""
     ema_decay: float = 0.0
     """Decay a step of the averaged weights that are judged and kept; 0 averages nothing."""
+    swa_epochs: int = 0
+    """Average the weights after each of the last epochs, this many; the average is judged after
+    the last one, and kept where it is better. 0 averages nothing."""
     patience: int = 0
     """Stop after this many epochs without a better score; 0 never does."""
     monitor: Literal["val_macro_f1", "val_auroc", "val_accuracy", "val_loss"] = "val_macro_f1"
@@ -137,6 +144,9 @@ class TrainConfig:
     """Probability of blanking a random rectangle of a training image."""
     mixup: float = 0.0
     """Alpha of mixup; 0 mixes nothing."""
+    laplacian: float = 0.0
+    """How much the fine detail of every image is raised (Laplacian pyramid); 1 doubles it, 0 leaves
+    images as they are."""
 
     no_finding_class: bool = False
     """Make images without any finding a class of their own (multilabel)."""
@@ -162,8 +172,9 @@ class TrainConfig:
     """Leave out training images that do not decode, instead of stopping."""
     seed: int = 0
     """Seed of split, sampling, augmentation and initial weights."""
-    tta: bool = False
-    """Average the final predictions over each image and its mirror image."""
+    tta: tuple[str, ...] = ()
+    """Average the final predictions over each image and named views of it: mirror; zoom, nearer by
+    8/7; whole, without the crop; left and right, turned by 5 degrees."""
 
     time_limit: float | None = None
     """Minutes after which to stop cleanly, with predictions and submission; able to resume."""
@@ -189,12 +200,13 @@ class TrainConfig:
         for name in ("image_size", "epochs", "batch_size", "accumulate"):
             self._check(name, getattr(self, name) >= 1, "at least 1")
         object.__setattr__(self, "head", tuple(self.head))  # JSON and TOML have lists
+        object.__setattr__(self, "tta", check_views(self.tta or ()))
         widths = all(type(width) is int and width >= 1 for width in self.head)
         self._check("head", widths, "a list of widths of at least 1")
         for name in (
             *("min_count", "lr", "momentum", "weight_decay", "warmup_epochs", "clip_grad"),
             *("gamma", "gamma_neg", "gamma_pos", "mixup", "codes_epochs", "codes_passes"),
-            *("seed", "shuffle_block"),
+            *("seed", "shuffle_block", "laplacian"),
         ):
             self._check(name, getattr(self, name) >= 0, "0 or more")
         for name in (
@@ -223,6 +235,9 @@ class TrainConfig:
         for name in ("devices", "workers"):
             if getattr(self, name) is not None:
                 self._check(name, getattr(self, name) >= 1, "at least 1")
+        last = self.training_stages()[-1].epochs
+        fits = 0 <= self.swa_epochs <= last
+        self._check("swa_epochs", fits, f"from 0 to {last}, the epochs of the last stage")
         losses = get_args(type(self).__annotations__["loss"])
         for stage in parse_stages(self.stages, self.loss):
             if stage.loss not in losses:

@@ -151,8 +151,10 @@ def _curves(
     # The caption says what is upwards.
     x, y = axes("epoch", epochs["epoch"], "", [*values, *from_zero], whole=True)
     first, last = epochs.iloc[0], epochs.iloc[-1]
+    # An average of weights, the last of all, has no training loss.
+    known = epochs[list(names)].ffill().iloc[-1]
     told = [
-        f"{text} goes from {first[name]:.4g} to {last[name]:.4g}" for name, text in names.items()
+        f"{text} goes from {first[name]:.4g} to {known[name]:.4g}" for name, text in names.items()
     ]
     alt = f"{title} from epoch {first['epoch']:.0f} to {last['epoch']:.0f}: {'; '.join(told)}."
     lines = tuple(
