@@ -35,7 +35,8 @@ HELP = Help(
         "Images and augmentation": "resize_size start_size random_crop flip rotation scale shift "
         "brightness contrast erasing mixup laplacian tta",
         "Split": "test_fraction val_fraction folds fold keep_duplicates_together",
-        "Data": "no_finding_class drop_no_finding min_count skip_broken",
+        "Data": "no_finding_class drop_no_finding min_count skip_broken pseudo_labels "
+        "pseudo_threshold",
         "Machine": "device workers shuffle_block",
         "Folders": "data_dir runs_dir submissions_dir",
     },

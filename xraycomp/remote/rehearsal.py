@@ -181,7 +181,9 @@ def _check(
     runs = sorted(path.parent for path in working.glob("runs/*/config.json"))
     if len(runs) != 1:
         raise _ComplaintError(f"left {len(runs)} run folders instead of one")
-    if missing := [name for name in _RUN_FILES if not (runs[0] / name).is_file()]:
+    folders = [runs[0], *runs[0].glob("*-fold*")]  # of all folds, these have the weights
+    there = {path.name for folder in folders for path in folder.iterdir()}
+    if missing := [name for name in _RUN_FILES if name not in there]:
         raise _ComplaintError(f"left no {listing(missing)} in {runs[0].name}")
     checked = ["kernel.json", *_RUN_FILES, "input untouched"]
     competition = parse_competition(

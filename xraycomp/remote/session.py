@@ -75,10 +75,10 @@ def _run_on_kaggle(train: Train, config: TrainConfig) -> None:
 def prepare_session(config: TrainConfig, root: Path, scratch: Path) -> TrainConfig:
     """``config`` as a session below ``root`` (``/kaggle``) needs it.
 
-    The competition's files and a weight file that is given by its bare name are looked for below
-    ``input``; a run of the same name in the output of an attached kernel is copied and continued;
-    runs and submissions go to ``working``, all else to ``scratch``; the time limit is what is left
-    of the session, unless it is shorter already.
+    The competition's files, a weight file and a table of pseudo-labels that are given by their bare
+    names are looked for below ``input``; a run of the same name in the output of an attached kernel
+    is copied and continued; runs and submissions go to ``working``, all else to ``scratch``; the
+    time limit is what is left of the session, unless it is shorter already.
 
     Raises ``UserError`` for what is not attached, or attached twice.
     """
@@ -88,12 +88,16 @@ def prepare_session(config: TrainConfig, root: Path, scratch: Path) -> TrainConf
         data = _find_competition(config.competition, inputs)
     if Path(weights).suffix and not Path(weights).exists():
         weights = str(find_file(inputs, Path(weights).name, skip=data))
+    pseudo = config.pseudo_labels
+    if pseudo and not pseudo.exists():
+        pseudo = find_file(inputs, pseudo.name, skip=data)
     if config.name and (earlier := find_run(inputs, config.name, skip=data)):
         resume = _copy_run(earlier, working / "runs" / config.name)
     return replace(
         config,
         data=data,
         weights=weights,
+        pseudo_labels=pseudo,
         resume=resume,
         data_dir=scratch,
         runs_dir=working / "runs",
@@ -132,9 +136,12 @@ def _time_limit(wanted: float | None) -> float:
 
 
 def shorten(config: TrainConfig, images: int) -> TrainConfig:
-    """``config`` for a rehearsal on ``images`` training images: one epoch of a few minutes."""
+    """``config`` for a rehearsal on ``images`` training images: one epoch of a few minutes, and at
+    most two folds."""
     batch_size, accumulate = config.batch_size, config.accumulate
-    if batch_size * accumulate > images // 2:  # else not one whole batch is left after the split
+    folds = min(2, config.folds)
+    room = images // 4 if folds else images // 2
+    if batch_size * accumulate > room:  # else not one whole batch is left after the split
         batch_size, accumulate = max(2, min(batch_size, images // 4)), 1
     return replace(
         config,
@@ -145,6 +152,8 @@ def shorten(config: TrainConfig, images: int) -> TrainConfig:
         codes_passes=min(1, config.codes_passes),
         batch_size=batch_size,
         accumulate=accumulate,
+        folds=folds,
+        fold=config.fold and min(1, config.fold),
         time_limit=10.0,
     )
 
