@@ -328,15 +328,24 @@ class TrainConfig:
 
         Raises ``UserError`` where the recipe names an unknown field or a value of another type.
         """
-        kinds = {field.name: _kinds(field.type) for field in fields(cls)}
         reader = Reader(where)
-        reader.check_keys(recipe, "recipe.", required=set(), optional=set(kinds))
+        reader.check_keys(recipe, "recipe.", required=set(), optional={f.name for f in fields(cls)})
         for name, value in recipe.items():
-            number = float in kinds[name] and type(value) is int
-            if not number and type(value) not in kinds[name]:
-                kind = kinds[name][0].__name__
+            if not cls.takes(name, value):
+                kind = cls.kinds(name)[0].__name__
                 raise reader.error(f"recipe.{name} is {value!r} but must be a {kind}")
         return cls(**{**recipe, **given})
+
+    @classmethod
+    def kinds(cls, name: str) -> tuple[type, ...]:
+        """The types that the field takes: those of its choices, if it has any."""
+        return _kinds(next(item.type for item in fields(cls) if item.name == name))
+
+    @classmethod
+    def takes(cls, name: str, value: Any) -> bool:
+        """Whether a value read from TOML is of one of the field's types."""
+        kinds = cls.kinds(name)
+        return type(value) in kinds or (float in kinds and type(value) is int)
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values; ``from_json`` reads them back."""
