@@ -1,7 +1,9 @@
 """A network as one ONNX graph: gray films of any size in, calibrated probabilities out."""
 
 import copy
+import importlib
 import json
+import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -67,13 +69,17 @@ def _corner(side: Any, size: int) -> Any:
 
 
 def require(*packages: str) -> None:
-    """Raise ``UserError`` where a package of the extra ``export`` is not installed."""
+    """Raise ``UserError`` where a package of the extra ``export`` is not installed.
+
+    Call it before onnxruntime is imported, which from 1.29 on would tell its maker what it runs.
+    """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     for name in packages:
         try:
-            __import__(name)
+            importlib.import_module(name)
         except ImportError as error:
             raise UserError(
-                f"Exporting needs {name}, which is not installed: pip install 'xraycomp[export]'."
+                f"Exporting needs {name}, which is not installed: pip install -e '.[export]'."
             ) from error
 
 
@@ -117,8 +123,11 @@ def export_onnx(
                 dynamic_shapes=({k: torch.export.Dim(name) for k, name in names.items()},),
             )
     except Exception as error:  # each network has its own way to be beyond the exporter
+        cause: BaseException = error
+        while cause.__cause__:  # what is raised says only that it failed, and what to read
+            cause = cause.__cause__
         raise UserError(
-            f"{model.arch} cannot be exported ({first_line(error)}); choose another --arch."
+            f"{model.arch} cannot be exported ({first_line(cause)}); choose another --arch."
         ) from error
     assert program is not None
     program.model.metadata_props.update(
