@@ -214,6 +214,13 @@ def test_a_rehearsal_is_one_epoch_of_whole_batches() -> None:
     assert shorten(staged, 400).stages == "head:0.01:1 layer4:0.003:1 all:0.001:1"
 
 
+def test_a_rehearsal_leaves_out_only_what_is_rare_among_its_few_images() -> None:
+    config = TrainConfig(min_count=1000)
+    assert [shorten(config, images).min_count for images in (40, 160, 1000)] == [0, 1, 10]
+    assert shorten(TrainConfig(min_count=3), 1000).min_count == 3
+    assert shorten(TrainConfig(), 1000).min_count == 0
+
+
 def test_too_large_an_output_is_an_error(tmp_path: Path) -> None:
     put(tmp_path / "runs" / "a" / "large", "x" * 1001)
     check_output_size(tmp_path, limit=1001)
