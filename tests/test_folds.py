@@ -24,7 +24,7 @@ import xraycomp
 from xraycomp import evaluate, explain, merge, predict, report, train
 from xraycomp.console.errors import UserError
 from xraycomp.data.heat import HeatMaps
-from xraycomp.job.folds import draw_held_out
+from xraycomp.job.folds import draw_held_out, load_networks
 from xraycomp.job.images import open_images
 from xraycomp.model.checkpoint import load_best, read_checkpoint
 from xraycomp.model.heatmaps import map_pairs
@@ -58,6 +58,11 @@ JUDGED = [
     *("label_doubts.csv", "explain/val/maps.csv"),
 ]
 SECOND_FOLD = re.compile(r"Fold 1 of 3.*Epoch 2/2: +[1-9]", re.DOTALL)
+ENVIRONMENT = {
+    **os.environ,
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": str(Path(xraycomp.__file__).parents[1]),
+}
 STARTS_WITHIN = 200  # seconds until a process must have got somewhere; not a measure of speed
 
 
@@ -228,7 +233,8 @@ def test_each_image_is_explained_by_the_network_that_has_not_learned_it(whole, t
     rows = manifest[manifest["fold"] != ""].iloc[[40, 3, 17, 60, 22]]
     assert rows["fold"].nunique() == 3
     pairs = rows.assign(**{"class": "disc", "kind": "hit"}).reset_index(drop=True)
-    found = draw_held_out(whole, images.dataset, cpu)(pairs)
+    networks = load_networks(whole.folds())
+    found = draw_held_out(networks, images.dataset, whole.config(), cpu)(pairs)
     assert isinstance(found, HeatMaps)
     assert found.pairs is pairs
     for row, number in enumerate(pairs["fold"]):
@@ -261,11 +267,7 @@ def test_stopped_in_the_second_fold_it_goes_on_bit_for_bit(data, whole, tmp_path
         flags = flags_of(data, tmp_path, "--folds", "3")
         process = subprocess.Popen(
             [sys.executable, "-m", "xraycomp.train", *flags],
-            env={
-                **os.environ,
-                "OMP_NUM_THREADS": "1",
-                "PYTHONPATH": str(Path(xraycomp.__file__).parents[1]),
-            },
+            env=ENVIRONMENT,
             stdout=stderr,
             stderr=stderr,
         )
@@ -301,9 +303,17 @@ def test_a_time_limit_stops_every_fold_with_a_submission_and_all_go_on(data, who
     assert_same_whole(run, whole)
 
 
-def test_two_processes_train_folds(data, tmp_path):
-    more = ("--folds", "2", "--devices", "2", "--epochs", "1")
-    train.main(flags_of(data, tmp_path, *more))
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+
+
+@pytest.mark.parametrize("by", ["devices", "torchrun"])
+def test_two_processes_train_folds(data, tmp_path, by):
+    flags = flags_of(data, tmp_path, "--folds", "2", "--epochs", "1")
+    if by == "devices":
+        train.main([*flags, "--devices", "2"])
+    else:
+        command = [sys.executable, *TORCHRUN, "-m", "xraycomp.train", *flags]
+        subprocess.run(command, env=ENVIRONMENT, check=True, timeout=2 * STARTS_WITHIN)
     run = RunFolder(tmp_path / "runs" / "one")
     assert run.finished
     assert all(fold.finished for fold in run.folds().values())

@@ -13,7 +13,7 @@ from xraycomp.console.help import Help
 from xraycomp.data.boxes import read_boxes
 from xraycomp.data.competition import Competition
 from xraycomp.job.explaining import call_images, explain_maps
-from xraycomp.job.folds import draw_held_out, predict_folds
+from xraycomp.job.folds import all_folds, draw_held_out, load_networks, predict_folds
 from xraycomp.job.images import open_images
 from xraycomp.job.page import write_own_page
 from xraycomp.judging.thresholds import Thresholds
@@ -116,7 +116,8 @@ def explain(config: ExplainConfig) -> Path:
             pairs = called.worth_seeing(config.n, config.classes, boxes)
         options: dict[str, Any] = {"method": config.method, "batch_size": config.batch_size}
         if folds:
-            maps = draw_held_out(run, dataset, device, **options)(pairs)
+            networks = load_networks(all_folds(run))
+            maps = draw_held_out(networks, dataset, trained, device, **options)(pairs)
         else:
             maps = map_pairs(model, dataset, pairs, trained, **options, desc="Explain")
         about: dict[str, Any] = {"split": split, "method": config.method}

@@ -38,6 +38,7 @@ from xraycomp.model.heatmaps import DEFAULT, Method, map_pairs
 from xraycomp.model.inference import predict_split
 from xraycomp.model.processes import joined
 from xraycomp.model.run import RunFolder
+from xraycomp.model.stem import GrayModel
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +67,9 @@ def train_folds(
             for number, minutes in zip(waiting, _share(config, began, len(waiting)), strict=True):
                 log.info("\nFold %s of %s (from 0): %s", number, len(folds), folds[number].path)
                 train(_settings(folds[number], job.config, minutes))
+            networks = load_networks(folds) if closer else {}
             if is_main():
-                _finish(job, folds, closer=closer)
+                _finish(job, folds, networks, closer=closer)
     return run
 
 
@@ -118,7 +120,13 @@ def _lay_out(run: RunFolder, config: TrainConfig) -> dict[int, RunFolder]:
     return dict(sorted(found.items()))
 
 
-def _finish(job: Job, folds: Mapping[int, RunFolder], *, closer: bool) -> None:
+def _finish(
+    job: Job,
+    folds: Mapping[int, RunFolder],
+    networks: Mapping[int, GrayModel],
+    *,
+    closer: bool,
+) -> None:
     """Judge, explain and submit the folds as one run, which is finished if they all are."""
     run, manifest = job.run, job.dataset.manifest
     splits = [split for split in ("val", "test") if job.dataset.ids(split)]
@@ -132,7 +140,8 @@ def _finish(job: Job, folds: Mapping[int, RunFolder], *, closer: bool) -> None:
     for part in (".", "head"):
         write_mean_course(run.path / part, [fold.path / part for fold in folds.values()])
     device = own_device(choose_device(job.config.device))
-    finish(job, draw_held_out(run, job.dataset, device), tables, closer=closer)
+    draw = draw_held_out(networks, job.dataset, job.config, device)
+    finish(job, draw, tables, closer=closer)
     if unfinished := [f"{number}" for number, fold in folds.items() if not fold.finished]:
         log.info(
             "Not trained to the end: fold %s. Go on with: %s",
@@ -188,7 +197,7 @@ def predict_folds(
     Raises ``UserError`` where the run lacks a fold.
     """
     tables = {}
-    for number, fold in _all_folds(run).items():
+    for number, fold in all_folds(run).items():
         held_out = dataset
         if split == "val":
             held_out = replace(dataset, manifest=fold_manifest(dataset.manifest, number))
@@ -197,7 +206,7 @@ def predict_folds(
     return join_tables(tables, dataset.manifest, split)
 
 
-def _all_folds(run: RunFolder) -> dict[int, RunFolder]:
+def all_folds(run: RunFolder) -> dict[int, RunFolder]:
     """The folds of a run of all folds. Raises ``UserError`` where one is missing."""
     folds = run.folds()
     if missing := [f"{number}" for number in range(run.config().folds) if number not in folds]:
@@ -207,32 +216,34 @@ def _all_folds(run: RunFolder) -> dict[int, RunFolder]:
     return folds
 
 
+def load_networks(folds: Mapping[int, RunFolder]) -> dict[int, GrayModel]:
+    """The network of each fold, on the CPU; in all of several processes, of which the main one
+    alone reads the runs."""
+    return {number: load_best(fold, torch.device("cpu")) for number, fold in folds.items()}
+
+
 def draw_held_out(
-    run: RunFolder,
+    networks: Mapping[int, GrayModel],
     dataset: Dataset,
+    config: TrainConfig,
     device: torch.device,
     method: Method = DEFAULT,
     batch_size: int | None = None,
 ) -> DrawMaps:
     """Heat maps of the validation images of a run of all folds, each by the network that has not
-    learned it.
-
-    Raises ``UserError`` where the run lacks a fold.
-    """
-    folds = _all_folds(run)
+    learned it; ``networks`` are those of the folds, and ``config`` is as in `map_pairs`."""
     manifest = dataset.manifest[dataset.manifest["split"] == "val"]
     fold_of = dict(zip(manifest["image"], manifest[FOLD], strict=True))
 
     def draw(pairs: pd.DataFrame) -> HeatMaps:
         numbers, parts = pairs["image"].map(fold_of).to_numpy(), []
         places = []
-        for number, fold in folds.items():
+        for number, model in networks.items():
             rows = np.flatnonzero(numbers == str(number))
             if len(rows):
-                model = load_best(fold, device)
-                own, config = pairs.iloc[rows], fold.config()
                 options: dict[str, Any] = {"batch_size": batch_size, "desc": f"Explain {number}"}
-                parts.append(map_pairs(model, dataset, own, config, method, **options))
+                one = (model.to(device), dataset, pairs.iloc[rows], config, method)
+                parts.append(map_pairs(*one, **options))
                 places.append(rows)
         order = np.argsort(np.concatenate(places))
         values = np.concatenate([part.values for part in parts])[order]
