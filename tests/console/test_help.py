@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pytest
 
-from xraycomp import download, evaluate, kernel, predict, report, submit, train
+from xraycomp import download, evaluate, kernel, predict, report, soup, submit, train
 from xraycomp.console.command import parse_flags
 from xraycomp.console.help import Help
 from xraycomp.model.config import TrainConfig
@@ -19,6 +19,7 @@ Cli = Callable[..., subprocess.CompletedProcess[str]]
 COMMANDS = [
     (train, TrainConfig),
     (predict, predict.PredictConfig),
+    (soup, soup.SoupConfig),
     (evaluate, evaluate.EvaluateConfig),
     (download, download.DownloadConfig),
     (kernel, kernel.KernelConfig),
