@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from xraycomp.data.files import write_csv
 from xraycomp.data.labels import decode_targets
 from xraycomp.data.predictions import ID, probability_table
 from xraycomp.job.evidence import read_reference
+from xraycomp.job.folds import predict_folds
 from xraycomp.job.images import open_images
 from xraycomp.judging.calibration import Calibration
 from xraycomp.judging.prior_shift import format_shift, reestimate
@@ -50,7 +52,8 @@ class PredictConfig:
     """Write one probability table: a run's, or the mean of several runs', over any images."""
 
     runs: tuple[Path, ...]
-    """Run folders, one or several, whose probabilities are averaged."""
+    """Run folders, one or several, whose probabilities are averaged; that of all folds averages
+    them too, but for val, where each image is predicted by the fold that has not learned it."""
     split: str = "test"
     """Split of the runs' own data to predict: train, val or test."""
     images: Path | None = None
@@ -175,15 +178,11 @@ def _predict_run(
         workers=config.workers,
         skip_broken=config.skip_broken,
     )
+    options: dict[str, Any] = {"batch_size": config.batch_size, "tta": config.tta}
+    if run.folds():
+        return predict_folds(run, images.dataset, images.split, device, **options)
     model = load_best(run, device)
-    return predict_split(
-        model,
-        images.dataset,
-        images.split,
-        run.config(),
-        batch_size=config.batch_size,
-        tta=config.tta,
-    )
+    return predict_split(model, images.dataset, images.split, run.config(), **options)
 
 
 def main(args: Sequence[str]) -> None:

@@ -94,7 +94,7 @@ FAILING = {
         "wrote into the home folder: data",
         "begun",
     ),
-    "nothing": ("", "left 0 run folders instead of one", "begun"),
+    "nothing": ("", "left no run folder", "begun"),
     "facts": (
         "open('kernel.json', 'w').write('{}')",
         "kernel.json does not name the bundle",

@@ -25,6 +25,7 @@ from xraycomp.judging.metrics import epoch_scores
 from xraycomp.model.averaging import average_weights, recompute_batch_norm
 from xraycomp.model.checkpoint import load_best, save_best
 from xraycomp.model.environment import describe_environment
+from xraycomp.model.heatmaps import map_pairs
 from xraycomp.model.judge import Judge
 from xraycomp.model.run import RunFolder, check_free
 from xraycomp.model.stem import GrayModel
@@ -94,7 +95,7 @@ def make_soup(
     networks = [load_best(run, device) for run in folders]
     states = [copy.deepcopy(network.state_dict()) for network in networks]
     _check_networks(folders, networks)
-    kitchen = _Kitchen(networks[0], dataset.split("train"), judge)
+    kitchen = _Kitchen(networks[0], dataset.learned(), judge)
     members = [
         _Member(run, state, kitchen.value([state]))
         for run, state in zip(folders, states, strict=True)
@@ -112,7 +113,8 @@ def make_soup(
     write_json(run.soup, told)
     with run.log():
         job = Job(config, run, images.source, dataset)
-        finish(job, kitchen.model, predict_splits(job, kitchen.model))
+        draw = functools.partial(map_pairs, kitchen.model, dataset, config=config, desc="Explain")
+        finish(job, draw, predict_splits(job, kitchen.model))
     run.mark_finished()
     return run
 
@@ -170,6 +172,11 @@ def _check(folders: Sequence[RunFolder]) -> None:
         raise UserError("A soup needs two runs or more. Name them with --runs runs/A runs/B.")
     if len({run.path.resolve() for run in folders}) < len(folders):
         raise UserError("A run is named twice in --runs. Name each once.")
+    if several := [run for run in folders if run.config().split_plan().all_folds]:
+        raise UserError(
+            f"{several[0].path} is a run of all folds, whose networks were validated on different "
+            "images. Name runs of one split."
+        )
     first = folders[0]
     for run in folders[1:]:
         for name in _ALIKE:

@@ -10,8 +10,10 @@ import torch
 
 from xraycomp.console.errors import Stopped
 from xraycomp.data.duplicates import count_copies
+from xraycomp.data.pseudo_labels import count_pseudo_labels
 from xraycomp.job.beginning import Job, begin, new_model
 from xraycomp.job.finishing import finish, predict_splits
+from xraycomp.job.folds import resume_command, train_folds
 from xraycomp.judging.metrics import epoch_scores
 from xraycomp.model.checkpoint import load_best, resume_state
 from xraycomp.model.config import TrainConfig
@@ -26,6 +28,7 @@ from xraycomp.model.distributed import (
 )
 from xraycomp.model.engine import Watch, fit
 from xraycomp.model.head import fit_head
+from xraycomp.model.heatmaps import map_pairs
 from xraycomp.model.processes import advise, joined, launch
 from xraycomp.model.run import RunFolder
 from xraycomp.model.state import start_state
@@ -33,20 +36,22 @@ from xraycomp.model.stem import GrayModel
 
 log = logging.getLogger(__name__)
 
-_RESUME = "python -m xraycomp.train --resume {run}"
-
 
 def train(config: TrainConfig, watch: Watch | None = None, *, closer: bool = True) -> RunFolder:
     """Do the whole job that ``config`` describes and return the run folder.
 
     ``watch`` is shown each epoch's row of ``metrics.csv`` once its checkpoint is there, and may end
-    the training by raising; it is for a lone process. ``closer`` is as in `finish`.
+    the training by raising; it is for a lone process, and shown those of all folds in turn, where
+    the job is several. ``closer`` is as in `finish`.
 
     In a process that torchrun has started: together with the others, see `processes.joined`. The
     main one then has the run folder; the others need no more than their machine's copy of the data.
 
     Raises ``UserError`` for everything that the user can mend, ``Stopped`` when interrupted.
     """
+    if config.split_plan().all_folds:
+        each = functools.partial(train, watch=watch, closer=False)
+        return train_folds(config, each, closer=closer)
     deadline = deadline_in(config.time_limit)
     with joined():
         device = choose_device(config.device)
@@ -78,7 +83,8 @@ def _train(
         best = load_best(run, device)
         tables = predict_splits(job, best)
         if is_main():
-            finish(job, best, tables, closer=closer)
+            draw = functools.partial(map_pairs, best, dataset, config=config, desc="Explain")
+            finish(job, draw, tables, closer=closer)
             if whole:
                 run.mark_finished()
     return run
@@ -89,10 +95,12 @@ def _describe(job: Job, where: str) -> None:
     parts = ", ".join(f"{count:,} {split}" for split, count in counts.items())
     log.info("%s: %s.", job.source.competition.title, parts)
     log.info(count_copies(job.run.duplicates()))
+    pseudo = count_pseudo_labels(job.dataset.manifest, job.dataset.classes)[""]
     log.info(
-        "Training %s on %s images of %d px on %s, judged on %s.",
+        "Training %s on %s images%s of %d px on %s, judged on %s.",
         job.config.arch,
-        f"{len(job.dataset.ids('train')):,}",
+        f"{len(job.dataset.learned()):,}",
+        f" ({pseudo:,} of them pseudo-labelled)" if pseudo else "",
         job.config.image_size,
         where,
         f"{len(job.dataset.ids('val')):,}",
@@ -102,7 +110,7 @@ def _describe(job: Job, where: str) -> None:
 @contextlib.contextmanager
 def _resumable(run: RunFolder) -> Iterator[None]:
     """Say how to go on where training is stopped, or one of its processes dies."""
-    again = f"Go on with: {_RESUME.format(run=run.path)}"
+    again = f"Go on with: {resume_command(run)}"
     advise(again)
     try:
         yield
@@ -120,7 +128,7 @@ def _fit(
     """Train from where the run is: from its checkpoint, or from a new ``model``; whether to the
     end."""
     config, run, competition = job.config, job.run, job.source.competition
-    train_set, val_set = job.dataset.split("train"), job.dataset.split("val")
+    train_set, val_set = job.dataset.learned(), job.dataset.split("val")
     score = functools.partial(epoch_scores, multilabel=competition.multilabel)
     if config.codes_epochs and not from_main(run.checkpoint.is_file):
         model = model or new_model(config, competition)
@@ -134,5 +142,5 @@ def _fit(
         state = start_state(model, len(train_set), config, device)
     whole = fit(state, train_set, val_set, config, run, score, deadline, watch)
     if not whole:
-        log.info("Go on later with: %s", _RESUME.format(run=run.path))
+        log.info("Go on later with: %s", resume_command(run))
     return whole

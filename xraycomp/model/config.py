@@ -1,7 +1,7 @@
 """The training configuration: everything that decides a run, in one frozen dataclass."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Self, get_args, get_origin
@@ -22,7 +22,7 @@ _MAY_CHANGE = {
     *("data", "data_dir", "runs_dir", "submissions_dir"),
 }
 """What a run may go on with otherwise than it began."""
-_MAY_MOVE = {"weights", "competition"}
+_MAY_MOVE = {"weights", "competition", "pseudo_labels"}
 
 
 @dataclass(frozen=True)
@@ -163,13 +163,20 @@ class TrainConfig:
     val_fraction: float = 0.1
     """Share of the labelled images kept for validation."""
     folds: int = 0
-    """Cut what is not for testing into this many folds instead, and validate on --fold."""
-    fold: int = 0
-    """The fold to validate on."""
+    """Cut what is not for testing into this many folds instead, and train a network for each, which
+    is validated on its fold; all are one run, whose validation is out-of-fold."""
+    fold: int | None = None
+    """Train the network of this fold alone, from 0. Default: all of them, one after another."""
     keep_duplicates_together: bool = True
     """Keep copies of one image, exact or near, on one side of the split."""
     skip_broken: bool = False
     """Leave out training images that do not decode, instead of stopping."""
+    pseudo_labels: Path | None = None
+    """Also learn from test images without labels, as this probability table of them says, where it
+    is sure; if its networks have learned images that are validated here, figures may flatter."""
+    pseudo_threshold: float = 0.95
+    """Probability from which --pseudo-labels are sure of a class; that a finding is not there, they
+    are from 1 minus this down."""
     seed: int = 0
     """Seed of split, sampling, augmentation and initial weights."""
     tta: tuple[str, ...] = ()
@@ -216,6 +223,7 @@ class TrainConfig:
             self._check(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
         self._check("alpha", 0 <= self.alpha <= 1, "from 0 to 1")
         self._check("max_weight", self.max_weight > 0, "more than 0")
+        self._check("pseudo_threshold", 0.5 < self.pseudo_threshold <= 1, "over 0.5 and at most 1")
         self._check("sensitivity", 0 < self.sensitivity <= 1, "more than 0 and at most 1")
         for item in fields(self):
             if get_origin(item.type) is Literal:
@@ -287,16 +295,22 @@ class TrainConfig:
         Folders, devices and time may change; weights and competition, which may be paths, may lie
         elsewhere. ``where`` names the run.
         """
+        for name, old, new in saved.differing(self):
+            flag = name.replace("_", "-")
+            raise UserError(
+                f"{where} was started with --{flag} {old} and cannot go on with {new}. Leave "
+                "that as it was, or train anew under another name."
+            )
+
+    def differing(self, other: Self) -> Iterator[tuple[str, Any, Any]]:
+        """Name, value here and ``other`` value of each setting that decides what is trained and is
+        not the same in both."""
         for name in sorted({item.name for item in fields(self)} - _MAY_CHANGE):
-            old, new = getattr(saved, name), getattr(self, name)
-            if name in _MAY_MOVE and old and new:
-                old, new = Path(old).name, Path(new).name
-            if old != new:
-                flag = name.replace("_", "-")
-                raise UserError(
-                    f"{where} was started with --{flag} {old} and cannot go on with {new}. Leave "
-                    "that as it was, or train anew under another name."
-                )
+            one, two = getattr(self, name), getattr(other, name)
+            if name in _MAY_MOVE and one and two:
+                one, two = Path(one).name, Path(two).name
+            if one != two:
+                yield name, one, two
 
     @classmethod
     def for_competition(cls, name: str, /, **given: Any) -> Self:
@@ -314,15 +328,24 @@ class TrainConfig:
 
         Raises ``UserError`` where the recipe names an unknown field or a value of another type.
         """
-        kinds = {field.name: _kinds(field.type) for field in fields(cls)}
         reader = Reader(where)
-        reader.check_keys(recipe, "recipe.", required=set(), optional=set(kinds))
+        reader.check_keys(recipe, "recipe.", required=set(), optional={f.name for f in fields(cls)})
         for name, value in recipe.items():
-            number = float in kinds[name] and type(value) is int
-            if not number and type(value) not in kinds[name]:
-                kind = kinds[name][0].__name__
+            if not cls.takes(name, value):
+                kind = cls.kinds(name)[0].__name__
                 raise reader.error(f"recipe.{name} is {value!r} but must be a {kind}")
         return cls(**{**recipe, **given})
+
+    @classmethod
+    def kinds(cls, name: str) -> tuple[type, ...]:
+        """The types that the field takes: those of its choices, if it has any."""
+        return _kinds(next(item.type for item in fields(cls) if item.name == name))
+
+    @classmethod
+    def takes(cls, name: str, value: Any) -> bool:
+        """Whether a value read from TOML is of one of the field's types."""
+        kinds = cls.kinds(name)
+        return type(value) in kinds or (float in kinds and type(value) is int)
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values; ``from_json`` reads them back."""

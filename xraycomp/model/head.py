@@ -50,7 +50,7 @@ def fit_head(
     UserError : at the deadline before there is any head, and where the head is not linear
     """
     model = model.to(device).to(memory_format=torch.channels_last)
-    train, val = dataset.split("train"), dataset.split("val")
+    train, val = dataset.learned(), dataset.split("val")
     rows = np.union1d(train.rows, val.rows)
     head_run = RunFolder(run.path / "head")
     head_config = dataclasses.replace(
