@@ -9,7 +9,7 @@ from xraycomp.model.recipes import RECIPES
 from xraycomp.model.run import RunFolder
 
 # What says where things lie or how far a run had come, and not what is trained.
-_LEFT_OUT = {"name", "resume", "overwrite", "data_dir", "runs_dir", "submissions_dir"}
+_LEFT_OUT = {"name", "resume", "overwrite", "data_dir", "runs_dir", "submissions_dir", "track"}
 
 
 def train_again(run: RunFolder) -> str:
