@@ -35,7 +35,7 @@ HELP = Help(
         "Data": "no_finding_class drop_no_finding min_count skip_broken pseudo_labels "
         "pseudo_threshold",
         "Machine": "device workers shuffle_block",
-        "Folders": "data_dir runs_dir submissions_dir",
+        "Folders": "data_dir runs_dir submissions_dir track",
     },
 )
 

@@ -74,6 +74,11 @@ def _follow(main: Job, config: TrainConfig) -> Job:
 def _reopen(config: TrainConfig, path: Path) -> Job:
     """The run at ``path``, to go on with."""
     run = RunFolder.open(path)
+    if run.soup.is_file():
+        raise UserError(
+            f"{path} is an average of runs, which is not trained further. Resume one of those in "
+            f"{run.soup}."
+        )
     config.check_resumed(run.config(), str(path))
     return _open(config, run, run.competition(), run.manifest())
 

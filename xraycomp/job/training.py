@@ -3,8 +3,9 @@
 import contextlib
 import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -14,6 +15,7 @@ from xraycomp.data.pseudo_labels import count_pseudo_labels
 from xraycomp.job.beginning import Job, begin, new_model
 from xraycomp.job.finishing import finish, predict_splits
 from xraycomp.job.folds import resume_command, train_folds
+from xraycomp.job.tracking import Tracker, check_tracker, final_figures, tracking
 from xraycomp.judging.metrics import epoch_scores
 from xraycomp.model.checkpoint import load_best, resume_state
 from xraycomp.model.config import TrainConfig
@@ -49,6 +51,7 @@ def train(config: TrainConfig, watch: Watch | None = None, *, closer: bool = Tru
 
     Raises ``UserError`` for everything that the user can mend, ``Stopped`` when interrupted.
     """
+    check_tracker(config)
     if config.split_plan().all_folds:
         each = functools.partial(train, watch=watch, closer=False)
         return train_folds(config, each, closer=closer)
@@ -75,19 +78,34 @@ def _train(
     config, run, dataset = job.config, job.run, job.dataset
     to_predict = len(dataset.ids("val")) + len(dataset.ids("test"))
     deadline = replace(deadline, images_after=to_predict * (1 + len(config.tta)))
-    with run.log() if is_main() else contextlib.nullcontext():
+    with (
+        run.log() if is_main() else contextlib.nullcontext(),
+        tracking(run, config, job.source.competition.slug) as tracker,
+    ):
         if is_main():
             _describe(job, f"{world_size()} devices" if world_size() > 1 else str(device))
         with _resumable(run):
-            whole = _fit(job, device, deadline, model, watch)
+            whole = _fit(job, device, deadline, model, _both(tracker, watch))
         best = load_best(run, device)
         tables = predict_splits(job, best)
         if is_main():
             draw = functools.partial(map_pairs, best, dataset, config=config, desc="Explain")
             finish(job, draw, tables, closer=closer)
+            tracker.final(final_figures(run))
             if whole:
                 run.mark_finished()
     return run
+
+
+def _both(tracker: Tracker, watch: Watch | None) -> Watch:
+    """Shows a row to the tracker, and then to ``watch``, which may end the training."""
+
+    def see(row: Mapping[str, Any]) -> None:
+        tracker.epoch(row)
+        if watch:
+            watch(row)
+
+    return see
 
 
 def _describe(job: Job, where: str) -> None:

@@ -1,15 +1,16 @@
 """Averaged weights, and the statistics of batch norm that belong to them.
 
 Stochastic weight averaging: Izmailov et al., "Averaging Weights Leads to Wider Optima and Better
-Generalization", UAI 2018.
+Generalization", UAI 2018. Soups of runs: Wortsman et al., "Model Soups", ICML 2022.
 """
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from xraycomp.console.errors import Stopped
@@ -28,6 +29,18 @@ from xraycomp.model.state import TrainState
 from xraycomp.model.stem import GrayModel
 
 log = logging.getLogger(__name__)
+
+
+def average_weights(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of state dicts that have the same tensors, computed in float64; of whole numbers,
+    batch norm's counters, which nothing reads, the first's."""
+    first, *_ = states
+    return {
+        name: torch.stack([state[name].double() for state in states]).mean(dim=0).to(tensor.dtype)
+        if tensor.is_floating_point()
+        else tensor
+        for name, tensor in first.items()
+    }
 
 
 @torch.no_grad()

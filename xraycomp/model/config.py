@@ -18,7 +18,7 @@ Pool = Literal["", "avg", "max", "attention"]
 """The network's own, the average, the maximum, or the average weighted by a learned map."""
 
 _MAY_CHANGE = {
-    *("resume", "overwrite", "time_limit", "device", "devices", "workers"),
+    *("resume", "overwrite", "time_limit", "device", "devices", "workers", "track"),
     *("data", "data_dir", "runs_dir", "submissions_dir"),
 }
 """What a run may go on with otherwise than it began."""
@@ -195,6 +195,9 @@ class TrainConfig:
     larger than memory, where 64 makes a slow disk several times as fast. 0 shuffles freely."""
     workers: int | None = None
     """Threads that decode images. Default: all CPUs."""
+    track: Literal["", "tensorboard", "wandb"] = ""
+    """Also tell tensorboard or wandb (Weights & Biases) of every epoch, into the run folder; wandb
+    stays offline unless WANDB_MODE says otherwise. Default: neither."""
     data_dir: Path = Path("data")
     """Folder for unpacked data and caches."""
     runs_dir: Path = Path("runs")

@@ -80,6 +80,11 @@ class RunFolder:
         return self.path / "best.pt"
 
     @property
+    def soup(self) -> Path:
+        """Of averaged runs: which, and what each step scored; a trained run has no such file."""
+        return self.path / "soup.json"
+
+    @property
     def finished(self) -> bool:
         """Whether training has come to its end and all that follows it is written."""
         return self._finished.is_file()
