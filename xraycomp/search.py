@@ -9,6 +9,7 @@ from xraycomp.console.command import parse_flags, run_command
 from xraycomp.console.errors import UserError
 from xraycomp.console.help import HELP_FLAGS, Help
 from xraycomp.job.flags import find_defaults, read_alone
+from xraycomp.job.imported import import_study
 from xraycomp.job.searching import work
 from xraycomp.job.space import load_space
 from xraycomp.job.study import Plan, Pruner, Sampler, Study, create_study, open_study
@@ -57,6 +58,9 @@ class SearchConfig:
     storage: str = ""
     """URL of a database (sqlite:///file.db, postgresql://...) that machines share. Default: a
     journal in the study's folder, for all processes that see it."""
+    import_study: Path | None = None
+    """First bring in what was done in another copy of the study, the folder at this path, as
+    where a kernel has its last version's output as an input."""
     retry_failed: bool = False
     """Try again what has failed."""
     dead_after: float = 60.0
@@ -75,28 +79,21 @@ class SearchConfig:
                 raise UserError(f"--{flag} is {value}; it must be at least {least}.")
 
 
-def search(config: SearchConfig, flags: Sequence[str]) -> Study:
-    """Work on the study that ``config`` names, whose trials share these ``flags`` of training.
+def search(config: SearchConfig, settings: TrainConfig) -> Study:
+    """Work on the study that ``config`` names, whose trials share these ``settings``.
 
     Raises ``UserError`` for everything that the user can mend, ``Stopped`` when interrupted.
     """
-    if not config.study or Path(config.study).name != config.study:
-        raise UserError(f"Name the study, as in: {PROG} {HELP.examples[0]}")
-    given = read_alone(flags, prog=PROG, help=HELP)
-    _refuse(given)
-    folder = given.runs_dir / config.study
-    study = open_study(folder, config.storage)
+    _refuse(settings)
+    folder = settings.runs_dir / config.study
+    study = _find(config, folder)
     if study:
-        saved = TrainConfig.from_json(study.plan.settings)
-        base = replace(saved, time_limit=None, devices=None)
-        settings = parse_flags(TrainConfig, flags, prog=PROG, help=HELP, default=base)
-        settings.check_resumed(saved, str(folder))
+        settings.check_resumed(TrainConfig.from_json(study.plan.settings), str(folder))
         _check_same(study, config)
         if config.trials:
             study = study.change_trials(config.trials)
     else:
-        settings, plan = _plan(config, flags, given)
-        study = create_study(folder, config.storage, plan)
+        study = create_study(folder, config.storage, _plan(config, settings))
     if config.retry_failed:
         study = study.retry_failed()
     work(study, settings, config.dead_after)
@@ -108,18 +105,18 @@ def search(config: SearchConfig, flags: Sequence[str]) -> Study:
     return study
 
 
-def _plan(
-    config: SearchConfig, flags: Sequence[str], given: TrainConfig
-) -> tuple[TrainConfig, Plan]:
-    """What all trials of a new study share, and what it searches."""
-    if not config.space:
-        raise UserError(
-            f"There is no study {given.runs_dir / config.study} yet. Say what to search with "
-            "--space, or check --study and, after --, --runs-dir."
-        )
+def _find(config: SearchConfig, folder: Path) -> Study | None:
+    """The study, if there is one, with what is to be brought in."""
+    if not config.study or Path(config.study).name != config.study:
+        raise UserError(f"Name the study, as in: {PROG} {HELP.examples[0]}")
+    if config.import_study:
+        import_study(config.import_study, folder, config.storage)
+    return open_study(folder, config.storage)
+
+
+def _plan(config: SearchConfig, settings: TrainConfig) -> Plan:
+    """What a new study searches and how."""
     space = load_space(config.space)
-    base = find_defaults(given, space.fixed)
-    settings = parse_flags(TrainConfig, flags, prog=PROG, help=HELP, default=base)
     plan = Plan(
         space.text,
         settings.to_json(),
@@ -129,16 +126,34 @@ def _plan(
         config.seeds,
         config.sampler_seed,
     )
-    space = plan.read_space(space.where)
+    if plan.sampler == "grid":
+        plan = replace(plan, trials=config.trials or len(plan.read_space(space.where).grid()))
+    return plan
+
+
+def _read_settings(config: SearchConfig, flags: Sequence[str]) -> TrainConfig:
+    """The flags of training over what the study has, or over recipes and the space's own."""
+    given = read_alone(flags, prog=PROG, help=HELP)
+    folder = given.runs_dir / config.study
+    if study := _find(config, folder):
+        saved = TrainConfig.from_json(study.plan.settings)
+        base = replace(saved, time_limit=None, devices=None)
+        return parse_flags(TrainConfig, flags, prog=PROG, help=HELP, default=base)
+    if not config.space:
+        raise UserError(
+            f"There is no study {folder} yet. Say what to search with --space, or check --study "
+            "and, after --, --runs-dir."
+        )
+    space = load_space(config.space)
+    base = find_defaults(given, space.fixed)
+    settings = parse_flags(TrainConfig, flags, prog=PROG, help=HELP, default=base)
     for name in space.searched:
         if getattr(settings, name) != getattr(base, name):
             raise UserError(
                 f"--{name.replace('_', '-')} is what {space.where} searches. Leave it out, or take "
                 "it out of the space."
             )
-    if plan.sampler == "grid":
-        plan = replace(plan, trials=config.trials or len(space.grid()))
-    return settings, plan
+    return settings
 
 
 def _check_same(study: Study, config: SearchConfig) -> None:
@@ -173,7 +188,9 @@ def main(args: Sequence[str]) -> None:
     if any(arg in HELP_FLAGS for arg in args):
         args = [arg for arg in args if arg in HELP_FLAGS]
     own = list(args[: args.index("--")]) if "--" in args else list(args)
-    search(parse_flags(SearchConfig, own, prog=PROG, help=HELP), args[len(own) + 1 :])
+    config = parse_flags(SearchConfig, own, prog=PROG, help=HELP)
+    settings = _read_settings(config, args[len(own) + 1 :])
+    search(replace(config, import_study=None), settings)  # it has been brought in
 
 
 if __name__ == "__main__":

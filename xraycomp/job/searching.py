@@ -11,7 +11,8 @@ import torch
 
 from xraycomp.console.errors import Stopped, UserError
 from xraycomp.console.signals import Terminated
-from xraycomp.job.study import MAX_DEATHS, Claim, Study
+from xraycomp.job.claims import MAX_DEATHS, Claim, claim_trial
+from xraycomp.job.study import Study
 from xraycomp.job.tally import best_value, write_tally
 from xraycomp.job.training import train
 from xraycomp.model.config import TrainConfig
@@ -26,13 +27,13 @@ def work(study: Study, settings: TrainConfig, dead_after: float) -> None:
     """Do trials of ``study`` until it has as many as it is to have, or the time is up.
 
     ``settings`` are those that the trials share; their time limit is for all of this. Several
-    processes may do this at once, on several machines too. ``dead_after`` is as in `Study.claim`.
+    processes may do this at once, on several machines too. ``dead_after`` is as in `claim_trial`.
 
     Raises ``Stopped`` when interrupted, and ``UserError`` where the first trials all fail for one
     reason.
     """
     deadline = deadline_in(settings.time_limit)
-    while claim := study.claim(dead_after):
+    while claim := claim_trial(study, dead_after):
         try:
             if claim.deaths >= MAX_DEATHS:
                 _fail(study, claim, f"{MAX_DEATHS} processes died in it, short of memory perhaps.")
@@ -117,12 +118,15 @@ def _watch(claim: Claim, monitor: str) -> Watch:
 
 
 def _tell(study: Study, claim: Claim, state: str, value: float | None = None) -> None:
-    """Finish the trial, and remove what only going on with it needs."""
+    """Finish the trial, and remove what only going on with it needs, large as it is."""
     import optuna
 
     claim.beat()
     study.load().tell(claim.trial.number, value, state=optuna.trial.TrialState[state])
-    RunFolder(claim.folder).checkpoint.unlink(missing_ok=True)
+    run = RunFolder(claim.folder)
+    run.checkpoint.unlink(missing_ok=True)
+    if state != "COMPLETE":
+        run.best.unlink(missing_ok=True)
 
 
 def _fail(study: Study, claim: Claim, reason: str) -> None:
@@ -135,7 +139,7 @@ def _out_of_memory(error: Exception) -> bool:
     """Whether it is for want of memory, which on a CPU is a plain RuntimeError of torch's."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return "not enough memory" in str(error) or "out of memory" in str(error)
+    return any(words in str(error) for words in ("DefaultCPUAllocator", "out of memory"))
 
 
 def _check_failures(study: Study) -> None:

@@ -262,4 +262,6 @@ def _listed(domain: Domain) -> Iterator[Any]:
     step = domain.step or 1
     for n in range(int((domain.high - domain.low) / step + 1e-9) + 1):
         value = domain.low + n * step
-        yield int(value) if domain.whole else round(value, 12)  # 0.3 and not 0.30000000000000004
+        yield (
+            int(value) if domain.whole else round(float(value), 12)
+        )  # 0.3 and not 0.30000000000000004

@@ -9,7 +9,9 @@ from typing import Any
 import pandas as pd
 
 from xraycomp.data.files import write_json
-from xraycomp.job.study import Study, load_optuna
+from xraycomp.job.claims import WORKER
+from xraycomp.job.storage import load_optuna
+from xraycomp.job.study import Study
 from xraycomp.pages.study import STUDY, write_study_page
 
 _ENOUGH = 4
@@ -66,27 +68,18 @@ def tally(study: Study) -> dict[str, Any]:
 def _row(study: Study, trial: Any, better: Any) -> dict[str, Any]:
     known = trial.intermediate_values
     value = trial.value if trial.value is not None else better(known.values(), default=None)
-    folder = study.folder / f"trial-{trial.number:04d}"
+    folder = study.run_folder(trial.number)
     attributes = trial.user_attrs
     return {
         "number": trial.number,
         "state": "failed" if trial.state.name == "FAIL" else trial.state.name.lower(),
-        "params": attributes.get("fields") or _waiting(study, trial),
+        "params": study.fields_of(trial),
         "value": value,
         "epochs": max(known, default=0),
-        "seconds": attributes.get("worker", {}).get("seconds"),
+        "seconds": attributes.get(WORKER, {}).get("seconds"),
         "reason": attributes.get("reason", ""),
         "run": folder.name if folder.is_dir() else "",
     }
-
-
-def _waiting(study: Study, trial: Any) -> dict[str, Any]:
-    """The fields of a trial of a grid that has not begun."""
-    fixed = load_optuna().trial.FixedTrial(trial.system_attrs.get("fixed_params", {}))
-    try:
-        return study.space.suggest(fixed)
-    except ValueError:  # one that was not enqueued has no parameters before it begins
-        return {}
 
 
 def _combinations(complete: Sequence[Mapping[str, Any]], minimized: bool) -> list[dict[str, Any]]:

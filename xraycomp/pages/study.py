@@ -19,7 +19,9 @@ STUDY_PAGE = "study.html"
 _COMPLETE, _PRUNED, _BEST = 0, 3, 1
 """Colours of what is drawn."""
 _MOST_TEXTS = 7
-"""As many of an axis' values have room for a text."""
+"""As many of an axis' numbers have room for a text."""
+_MOST_LETTERS = 36
+"""As many letters of names have room below an axis."""
 
 
 def is_study(folder: Path) -> bool:
@@ -64,12 +66,17 @@ def _page(study: Mapping[str, Any], folder: Path) -> str:
         rows=rows,
         failed=of["failed"],
         unfinished=of["running"],
-        plain=plain,
+        setting=_setting,
         progress=_progress(study, of),
-        slices=[plot for name in study["fields"] if (plot := _slice(study["monitor"], name, of))],
+        slices=[part for name in study["fields"] if (part := _slice(study["monitor"], name, of))],
         importances=importances,
         folder=shlex.quote(str(folder)),
     )
+
+
+def _setting(value: Any) -> str:
+    """A setting as a person would write it; drawn numbers have sixteen digits."""
+    return f"{value:.4g}" if isinstance(value, float) else plain(value)
 
 
 def _order(value: float | None, sign: int) -> float:
@@ -101,8 +108,9 @@ def _progress(study: Mapping[str, Any], of: Mapping[str, Sequence[Any]]) -> Plot
     return Plot(alt, x, y, (line(_BEST, x, y, xs, ys),), _marks(x, y, numbers, complete, pruned))
 
 
-def _slice(monitor: str, name: str, of: Mapping[str, Sequence[Any]]) -> Plot | None:
-    """The score over one field; None where the field does not differ."""
+def _slice(monitor: str, name: str, of: Mapping[str, Sequence[Any]]) -> tuple[Plot, str] | None:
+    """The score over one field, and what numbers on its axis stand for; None where the field does
+    not differ."""
     complete, pruned = (
         [one for one in of[state] if name in one["params"] and one["value"] is not None]
         for state in ("complete", "pruned")
@@ -110,13 +118,13 @@ def _slice(monitor: str, name: str, of: Mapping[str, Sequence[Any]]) -> Plot | N
     values = [one["params"][name] for one in (*complete, *pruned)]
     if len({plain(value) for value in values}) < 2 or not complete:
         return None
-    x, places = _field_axis(name, values)
+    x, places, key = _field_axis(name, values)
     _, y = axes("", [0, 1], monitor, [one["value"] for one in (*complete, *pruned)])
     alt = (
         f"{monitor} of {len(complete)} complete and {len(pruned)} pruned trials over {name}. The "
         "table gives all."
     )
-    return Plot(alt, x, y, (), _marks(x, y, places, complete, pruned))
+    return Plot(alt, x, y, (), _marks(x, y, places, complete, pruned)), key
 
 
 def _marks(
@@ -129,25 +137,31 @@ def _marks(
     )
 
 
-def _field_axis(name: str, values: Sequence[Any]) -> tuple[Scale, list[float]]:
+def _field_axis(name: str, values: Sequence[Any]) -> tuple[Scale, list[float], str]:
     """An axis for a field and the place of each value on it: logarithmic for numbers that differ
-    by more than 20 times, even steps for what is no number."""
-    label = name.replace("_", " ")
+    by more than 20 times, even steps for what is no number, with numbers for long names and the
+    key to them."""
+    label, key = name.replace("_", " "), ""
     if all(isinstance(one, int | float) and not isinstance(one, bool) for one in values):
         low, high = min(values), max(values)
         log = low > 0 and high > 20 * low
         places = [math.log10(one) if log else float(one) for one in values]
         ticked = sorted(set(values))
         if len(ticked) > _MOST_TEXTS and not log:
-            return axes(label, places, "", places)[0], places
+            return axes(label, places, "", places)[0], places, key
         if len(ticked) > _MOST_TEXTS:
-            powers = range(math.ceil(min(places)), math.floor(max(places)) + 1)
-            ticked = [10.0**power for power in powers]
+            powers = range(math.floor(min(places)), math.floor(max(places)) + 1)
+            round_ones = [part * 10.0**power for power in powers for part in (1, 3)]
+            ticked = [one for one in round_ones if low <= one <= high][:: 1 + len(powers) // 5]
         named = tuple((math.log10(one) if log else float(one), f"{one:.4g}") for one in ticked)
     else:
         kinds = sorted({plain(one) for one in values})
         places = [float(kinds.index(plain(one))) for one in values]
-        named = tuple((float(n), text) for n, text in enumerate(kinds))
+        shown = kinds
+        if sum(map(len, kinds)) > _MOST_LETTERS:
+            shown = [str(n + 1) for n in range(len(kinds))]
+            key = ", ".join(f"{n} {kind}" for n, kind in zip(shown, kinds, strict=True))
+        named = tuple((float(n), text) for n, text in enumerate(shown))
     low, high = min(places), max(places)
     room = 0.12 * (high - low)
-    return Scale(label, low - room, high + room, LEFT, RIGHT, named=named), places
+    return Scale(label, low - room, high + room, LEFT, RIGHT, named=named), places, key
