@@ -47,7 +47,7 @@ from xraycomp.model.export_session import Infer, open_session
 from xraycomp.model.run import RunFolder
 from xraycomp.model.zoo import build_model
 
-BATCH, SINGLES, SHOWN = 32, 10, 64
+BATCH, SINGLES, SHOWN = 32, 10, 16
 TEMPERATURE = 0.8
 CPU = torch.device("cpu")
 
