@@ -186,7 +186,7 @@ def test_data_that_was_moved_is_asked_for_and_taken(place, tmp_path, monkeypatch
     (tmp_path / "one" / "config.json").write_text(json.dumps(config))
     shutil.rmtree(tmp_path / "one" / "export")
     said = refused(export.main, "--run", tmp_path / "one")
-    assert "say where they are with --data" in said
+    assert "if they were moved, say where they are with --data" in said
     assert not (tmp_path / "one" / "export").exists()
     export.main(["--run", str(tmp_path / "one"), "--data", str(tmp_path / "moved"), "--no-int8"])
     assert list(report_of(tmp_path / "one")["files"]) == ["model.onnx"]

@@ -135,8 +135,8 @@ def _open_films(run: RunFolder, data: Path | None, workers: int | None) -> Films
         if data:
             raise
         raise UserError(
-            f"{error} What is exported is checked on the run's validation images: say where they "
-            "are with --data."
+            f"{error} What is exported is checked on the run's validation images; if they were "
+            "moved, say where they are with --data."
         ) from error
     val = images.dataset.split("val")
     cached: NDArray[np.uint8] = val.cache.gather(val.rows)
