@@ -208,3 +208,12 @@ def test_one_image_is_no_reason_to_stumble() -> None:
         fold = deal_folds(np.eye(3)[:1], np.zeros(1, int))
         found = combine_cross_fitted(method, np.eye(3)[:1], PROBS[:, :1], None, fold)
         np.testing.assert_allclose(found.sum(axis=1), 1)
+
+
+def test_what_all_are_sure_of_stays_a_probability() -> None:
+    rng = np.random.default_rng(0)
+    targets = np.eye(3)[rng.integers(3, size=300)]
+    probs = np.stack([softmax(rng.normal(size=(300, 3)) + 2 * targets, axis=1) for _ in range(7)])
+    for method in METHODS:
+        sure = fit_combination(method, targets, probs, None).combine(np.ones((7, 5, 1)) * [1, 0, 0])
+        assert (sure <= 1).all() and (sure >= 0).all()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from xraycomp.console.errors import UserError
 from xraycomp.data.files import atomic_folder, write_csv, write_json
@@ -16,7 +17,6 @@ from xraycomp.job.asked import run_ids
 from xraycomp.job.member_tables import Members
 from xraycomp.judging.combining import (
     FITTED,
-    FOLDS,
     Combination,
     Method,
     combine_cross_fitted,
@@ -78,11 +78,12 @@ def ensemble(
     if "weights" in fitted.learned:
         pairs = zip(members.names, fitted.learned["weights"], strict=True)
         log.info("Weights: %s.\n", ", ".join(f"{weight:.3f} {name}" for name, weight in pairs))
-    # What is there by one name is kept with the scores by that name.
-    kept = report["members"]
-    files = [one | kept[one["name"]] for one in members.described()]
-    report = {"classes": list(members.competition.classes), **report, "learned": fitted.learned}
-    report["members"] = files
+    scores = report["members"]
+    report |= {
+        "classes": list(members.competition.classes),
+        "learned": fitted.learned,
+        "members": [one | scores[one["name"]] for one in members.described()],
+    }
     with atomic_folder(output) as folder:
         names = [ENSEMBLE, *_write(folder, members, method, fitted)]
         write_json(folder / ENSEMBLE, report)
@@ -121,19 +122,20 @@ def _write(folder: Path, members: Members, method: Method, fitted: Combination) 
     write_csv(folder / "predictions" / "val.csv", probability_table(members.images, probs, classes))
     judged_on = members.judged_on
     if method in FITTED:
-        judged_on += f", {method} cross-fitted in {FOLDS} folds"
+        judged_on += f", {method} cross-fitted"
     criterion = members.criterion if competition.multilabel else None
     results = write_results(
         folder, competition, members.targets, probs, judged_on, thresholds=criterion
     )
     names = ["predictions/val.csv", *results.files]
     if members.test_probs is not None:
-        combined = np.clip(fitted.combine(members.test_probs), 0, 1)
-        names += _write_test(folder, members, combined, results)
+        names += _write_test(folder, members, fitted.combine(members.test_probs), results)
     return names
 
 
-def _write_test(folder: Path, members: Members, probs: Any, results: Results) -> list[str]:
+def _write_test(
+    folder: Path, members: Members, probs: NDArray[np.float64], results: Results
+) -> list[str]:
     """The test table, and its judgement or submission where there are labels or ids."""
     competition, run = members.competition, members.run
     table = probability_table(list(members.test_images), probs, competition.classes)

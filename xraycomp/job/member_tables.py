@@ -49,7 +49,7 @@ class Members:
     criterion: Criterion = "f1"
     """By which the ensemble's thresholds are chosen."""
     test_images: tuple[str, ...] = ()
-    """None where not all members predict the same."""
+    """Empty where not all members predict the same."""
     test_probs: NDArray[np.float64] | None = None
     """Shape (m, n_test, k)."""
     remarks: tuple[str, ...] = ()

@@ -55,7 +55,8 @@ def fit_combination(
     if method == "weighted":
         weights = fit_weights(targets, members, one_class=one_class)
         found = {"weights": weights.tolist()}
-        return Combination(lambda probs: np.tensordot(weights, probs, 1), found)
+        # Rounding can leave the sum of certain ones above 1.
+        return Combination(lambda probs: np.minimum(np.tensordot(weights, probs, 1), 1), found)
     if method == "stack":
         return _stack_classes(targets, members) if one_class else _stack_findings(targets, members)
     plain: dict[Method, Callable[[FloatArray], FloatArray]] = {

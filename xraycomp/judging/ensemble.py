@@ -91,7 +91,7 @@ def judge_ensemble(
     alone = [measured(probs, called(probs)) for probs in members]
     whole = methods[method]
     without = [combined(method, [j for j in every if j != i]) for i in every]
-    best = int(np.nanargmax([one.value["macro_auroc"][0] for one in alone])) if _any(alone) else 0
+    best = int(np.argmax(np.nan_to_num([one.value["macro_auroc"][0] for one in alone], nan=-1)))
     return {
         "method": method,
         "split": judged_on,
@@ -108,10 +108,6 @@ def judge_ensemble(
         },
         "best_member": {"name": names[best], "differences": _differences(alone[best], whole)},
     }
-
-
-def _any(alone: Sequence[Measured]) -> bool:
-    return not np.isnan([one.value["macro_auroc"][0] for one in alone]).all()
 
 
 def _limits(
