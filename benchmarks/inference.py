@@ -11,6 +11,7 @@ benchmarks/results/.
 
 import argparse
 import copy
+import os
 import shutil
 import sys
 import tempfile
@@ -84,6 +85,7 @@ def in_torch(network: Callable[[Tensor], Tensor], images: Tensor) -> Predict:
 
 def onnx_runtime(model: GrayModel, images: Tensor, threads: int) -> Predict:
     """The kit's model, exported and run by onnxruntime."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     import onnxruntime
     import onnxscript  # noqa: F401 - the exporter needs it
 

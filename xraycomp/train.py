@@ -22,19 +22,20 @@ HELP = Help(
         "lr loss stages split_by seed devices time_limit"
     ),
     groups={
-        "Network": "pool head",
+        "Network": "channels pool head",
         "Feature codes": "codes_epochs codes_passes",
         "Optimization": "optimizer momentum weight_decay schedule warmup_epochs accumulate "
-        "clip_grad ema_decay",
+        "clip_grad ema_decay swa_epochs",
         "Loss": "gamma alpha gamma_neg gamma_pos margin max_weight label_smoothing",
         "Rare classes": "weighted_sampling class_weights",
         "Best epoch and thresholds": "monitor patience threshold_criterion sensitivity",
         "Images and augmentation": "resize_size start_size random_crop flip rotation scale shift "
-        "brightness contrast erasing mixup tta",
+        "brightness contrast erasing mixup laplacian tta",
         "Split": "test_fraction val_fraction folds fold keep_duplicates_together",
-        "Data": "no_finding_class drop_no_finding min_count skip_broken",
+        "Data": "no_finding_class drop_no_finding min_count skip_broken pseudo_labels "
+        "pseudo_threshold",
         "Machine": "device workers shuffle_block",
-        "Folders": "data_dir runs_dir submissions_dir",
+        "Folders": "data_dir runs_dir submissions_dir track",
     },
 )
 

@@ -25,14 +25,15 @@ def open_images(
     folder: Path | None,
     scratch: Path,
     *,
+    data: Path | None = None,
     workers: int | None = None,
     skip_broken: bool = False,
 ) -> Images:
     """The images of a run's ``split``, or those in ``folder`` (or that one image), decoded as the
     run had them.
 
-    ``scratch`` holds what is decoded of a folder; ``workers`` and ``skip_broken`` are as in
-    `load_dataset`.
+    ``scratch`` holds what is decoded of a folder; ``data`` is where the run's own data lies now, if
+    it is elsewhere; ``workers`` and ``skip_broken`` are as in `load_dataset`.
 
     Raises ``UserError`` for a split that the run has not, and where no image is found or decodes.
     """
@@ -41,7 +42,8 @@ def open_images(
         source = Source(competition, folder.parent if folder.is_file() else folder, scratch)
         manifest, split = list_folder(folder), "predict"
     else:
-        source, manifest = open_source(competition, config.data, config.data_dir), run.manifest()
+        source = open_source(competition, data or config.data, config.data_dir)
+        manifest = run.manifest()
         if split not in set(manifest["split"]):
             raise UserError(
                 f"{run.path} has no split {split!r}. "

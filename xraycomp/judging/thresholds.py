@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Self, get_args
 
@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from xraycomp.console.errors import UserError, listing
 from xraycomp.data.files import write_json
+from xraycomp.judging.calibration import Calibration
 from xraycomp.judging.checks import checked
 from xraycomp.judging.intervals import BoolArray, FloatArray, known_rows
 
@@ -61,6 +62,11 @@ class Thresholds:
     def limits(self) -> FloatArray:
         """The values alone, shape (k,)."""
         return np.array(list(self.values.values()))
+
+    def calibrated(self, calibration: Calibration) -> Self:
+        """The thresholds at which calibrated probabilities call what these call of others."""
+        moved = calibration.apply(self.limits[None], multilabel=True)[0].tolist()
+        return replace(self, values=dict(zip(self.values, moved, strict=True)))
 
     def __str__(self) -> str:
         if isinstance(self.criterion, Sensitivity):

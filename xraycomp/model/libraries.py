@@ -144,7 +144,7 @@ def _last_part(url: str) -> str:
     return url.rpartition("/")[2]
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """What an error of another library says, for a sentence."""
     text = str(getattr(error, "reason", error)).strip()  # URLError wraps the cause
     return text.splitlines()[0] if text else type(error).__name__
