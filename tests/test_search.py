@@ -213,6 +213,10 @@ def test_a_search_whose_first_trials_all_fail_stops(here):
     with pytest.raises(UserError, match=r"The first 3 trials failed for one reason: .*no_such_net"):
         run("space.toml", text=space)
     assert Counter(row["state"] for row in tally("s")["trials"]) == {"failed": 3, "waiting": 2}
+    seeds = ["--space", "seeds.toml", "--study", "folds", "--", *SMALL, "--folds", "2"]
+    Path("seeds.toml").write_text("[space]\nseed = {values = [0, 1, 2]}\n", encoding="utf-8")
+    with pytest.raises(UserError, match="A trial trains one model"):
+        search.main(seeds)
 
 
 def test_a_study_continues_with_more_trials_and_draws_as_in_one_go(here):

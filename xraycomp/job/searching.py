@@ -100,6 +100,11 @@ def _train(
         devices=1,
         time_limit=None if math.isinf(minutes) else minutes,
     )
+    if config.split_plan().all_folds:
+        raise UserError(
+            "A trial trains one model, and --folds without --fold several. Name a --fold, or "
+            "search over fold as over a seed."
+        )
     train(config, _watch(claim, settings.monitor), closer=False)
     return run if run.finished else None
 

@@ -18,7 +18,7 @@ CHOICE = "choice"
 """The parameter that says which of the choices it is."""
 _NOT_SEARCHED = {
     *("name", "resume", "overwrite", "recipe", "data_dir", "runs_dir", "submissions_dir"),
-    *("competition", "data", "monitor", "time_limit", "device", "devices", "workers"),
+    *("competition", "data", "monitor", "time_limit", "device", "devices", "workers", "track"),
 }
 """What says where and how long a trial runs, or what it is measured by; trials share it."""
 
