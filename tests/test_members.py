@@ -13,7 +13,7 @@ import pytest
 from xraycomp.console.errors import UserError
 from xraycomp.data.competition_file import load_competition
 from xraycomp.data.stand_ins import draw_slice
-from xraycomp.job.members import train_ensemble
+from xraycomp.ensembles.members import train_ensemble
 from xraycomp.model.config import TrainConfig
 from xraycomp.model.run import RunFolder
 from xraycomp.remote.session import run_session

@@ -20,9 +20,9 @@ import pytest
 
 from xraycomp import report, search
 from xraycomp.console.errors import UserError
-from xraycomp.job.claims import claim_trial
-from xraycomp.job.study import open_study
 from xraycomp.model.config import TrainConfig
+from xraycomp.studies.claims import claim_trial
+from xraycomp.studies.study import open_study
 
 SPACE = """
 title = "Optimizers"

@@ -10,8 +10,8 @@ from xraycomp.console.command import parse_flags, refuse_flags, run_command
 from xraycomp.console.errors import UserError
 from xraycomp.console.help import Help
 from xraycomp.data.matching import Reading
-from xraycomp.job.ensembling import Ensemble, check_output, ensemble
-from xraycomp.job.member_tables import read_member_tables, read_runs
+from xraycomp.ensembles.ensembling import Ensemble, check_output, ensemble
+from xraycomp.ensembles.member_tables import read_member_tables, read_runs
 from xraycomp.judging.combining import Method
 
 log = logging.getLogger("xraycomp.ensemble")  # run as a command, __name__ is __main__

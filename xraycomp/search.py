@@ -9,13 +9,13 @@ from xraycomp.console.command import parse_flags, run_command
 from xraycomp.console.errors import UserError
 from xraycomp.console.help import HELP_FLAGS, Help
 from xraycomp.job.flags import find_defaults, read_alone
-from xraycomp.job.imported import import_study
-from xraycomp.job.searching import work
-from xraycomp.job.space import load_space
-from xraycomp.job.study import Plan, Pruner, Sampler, Study, create_study, open_study
-from xraycomp.job.tally import format_best, write_tally
 from xraycomp.model.config import TrainConfig
 from xraycomp.pages.study import STUDY, STUDY_PAGE
+from xraycomp.studies.imported import import_study
+from xraycomp.studies.searching import work
+from xraycomp.studies.space import load_space
+from xraycomp.studies.study import Plan, Pruner, Sampler, Study, create_study, open_study
+from xraycomp.studies.tally import format_best, write_tally
 
 log = logging.getLogger("xraycomp.search")  # run as a command, __name__ is __main__
 

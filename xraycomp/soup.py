@@ -6,7 +6,7 @@ from pathlib import Path
 
 from xraycomp.console.command import parse_flags, run_command
 from xraycomp.console.help import Help
-from xraycomp.job.souping import make_soup
+from xraycomp.ensembles.souping import make_soup
 from xraycomp.model.device import choose_device
 from xraycomp.model.run import RunFolder
 

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from xraycomp.job.members import train_ensemble
+from xraycomp.ensembles.members import train_ensemble
 from xraycomp.model.config import TrainConfig
 from xraycomp.remote.session import run_session
 

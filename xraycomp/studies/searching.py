@@ -11,14 +11,14 @@ import torch
 
 from xraycomp.console.errors import Stopped, UserError
 from xraycomp.console.signals import Terminated
-from xraycomp.job.claims import MAX_DEATHS, Claim, claim_trial
-from xraycomp.job.study import Study
-from xraycomp.job.tally import best_value, write_tally
 from xraycomp.job.training import train
 from xraycomp.model.config import TrainConfig
 from xraycomp.model.deadline import Deadline, deadline_in
 from xraycomp.model.engine import Watch
 from xraycomp.model.run import RunFolder
+from xraycomp.studies.claims import MAX_DEATHS, Claim, claim_trial
+from xraycomp.studies.study import Study
+from xraycomp.studies.tally import best_value, write_tally
 
 log = logging.getLogger(__name__)
 

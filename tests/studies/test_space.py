@@ -8,9 +8,9 @@ import optuna
 import pytest
 
 from xraycomp.console.errors import UserError
-from xraycomp.job.space import built_in_spaces, load_space, parse_space
 from xraycomp.model.config import TrainConfig
 from xraycomp.model.zoo import create_model
+from xraycomp.studies.space import built_in_spaces, load_space, parse_space
 
 BOTH = """
 [fixed]

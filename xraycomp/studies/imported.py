@@ -7,10 +7,10 @@ from typing import Any
 
 from xraycomp.console.errors import UserError
 from xraycomp.data.files import atomic_folder
-from xraycomp.job.claims import try_lock
-from xraycomp.job.storage import load_optuna, open_storage
-from xraycomp.job.study import Study, open_study
 from xraycomp.model.config import TrainConfig
+from xraycomp.studies.claims import try_lock
+from xraycomp.studies.storage import load_optuna, open_storage
+from xraycomp.studies.study import Study, open_study
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from xraycomp.data.files import write_text
-from xraycomp.job.storage import load_optuna
-from xraycomp.job.study import Study
+from xraycomp.studies.storage import load_optuna
+from xraycomp.studies.study import Study
 
 MAX_DEATHS = 3
 """So many processes may die in one epoch of a trial before it is given up."""

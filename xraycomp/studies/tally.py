@@ -9,10 +9,10 @@ from typing import Any
 import pandas as pd
 
 from xraycomp.data.files import write_json
-from xraycomp.job.claims import WORKER
-from xraycomp.job.storage import load_optuna
-from xraycomp.job.study import Study
 from xraycomp.pages.study import STUDY, write_study_page
+from xraycomp.studies.claims import WORKER
+from xraycomp.studies.storage import load_optuna
+from xraycomp.studies.study import Study
 
 _ENOUGH = 4
 """Fewer finished trials say nothing of importance."""

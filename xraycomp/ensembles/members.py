@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from xraycomp.console.errors import UserError
-from xraycomp.job.ensembling import Ensemble, ensemble
-from xraycomp.job.member_tables import read_runs
+from xraycomp.ensembles.ensembling import Ensemble, ensemble
+from xraycomp.ensembles.member_tables import read_runs
 from xraycomp.job.training import train
 from xraycomp.judging.combining import Method
 from xraycomp.model.config import TrainConfig

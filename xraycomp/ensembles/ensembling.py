@@ -13,8 +13,8 @@ from xraycomp.console.errors import UserError
 from xraycomp.data.files import atomic_folder, write_csv, write_json
 from xraycomp.data.predictions import labelled_rows, probability_table
 from xraycomp.data.submission import write_submission
+from xraycomp.ensembles.member_tables import Members
 from xraycomp.job.asked import run_ids
-from xraycomp.job.member_tables import Members
 from xraycomp.judging.combining import (
     FITTED,
     Combination,

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from xraycomp.job.space import Space, parse_space
-from xraycomp.job.storage import JOURNAL, find_study, load_optuna, locked, open_storage
+from xraycomp.studies.space import Space, parse_space
+from xraycomp.studies.storage import JOURNAL, find_study, load_optuna, locked, open_storage
 
 Sampler = Literal["", "grid", "random", "tpe"]
 Pruner = Literal["none", "asha", "hyperband"]

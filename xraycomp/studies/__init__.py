@@ -1,0 +1,1 @@
+"""Studies: which settings of training are best, tried by processes that share them."""
