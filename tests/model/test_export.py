@@ -154,6 +154,6 @@ def test_what_does_more_is_measured_to_be_slower(exported):
 
     found = compare_speed(slow, infer, film(73, 73))
     for which in ("single", "batch"):
-        assert found[f"{which}_ratio"] > 1.5  # four times the work, on a machine that may be busy
+        assert found[f"{which}_ratio"] > 2  # four times the work
         assert found[f"{which}_before_ms"] > found[f"{which}_after_ms"] > 0
     assert found["batch_after_ms"] > found["single_after_ms"]
