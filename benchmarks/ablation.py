@@ -1,7 +1,8 @@
-"""What each ingredient of the recipe ``fast`` is worth: left out or put in, over several seeds.
+"""What each ingredient of the recipe ``fast`` is worth, and each next step from it; several seeds.
 
     python benchmarks/ablation.py --competition chest-xray-4 --data chest-xray-4.zip
-        [--weights tf_efficientnet_lite0-imagenet.safetensors]
+        [--of ingredients | next-steps] [--weights tf_efficientnet_lite0-imagenet.safetensors]
+        [--runs-dir runs/ablation]
 
 Each variant is ``fast`` but for one setting, trained through its whole schedule; all variants of a
 seed have the same split. With the ImageNet weights of timm's tf_efficientnet_lite0, which are
@@ -9,7 +10,8 @@ small, that network is tried too, and an epoch of its head alone before the othe
 many runs as there are cores train at a time, each on one of them; on a GPU one after the other.
 Prints the best macro F1 and AUROC on validation and the minutes of training, mean and standard
 deviation over the seeds, the difference of both scores to ``fast`` within each seed, and after how
-many epochs each seed had reached the target. Writes benchmarks/results/.
+many epochs each seed had reached the target. With ``--runs-dir`` the runs are kept, and what is
+finished there is not trained again. Writes benchmarks/results/.
 """
 
 import argparse
@@ -26,7 +28,7 @@ from measuring import print_table
 from results import save
 from time_to_accuracy import train_command, train_until
 
-VARIANTS = {
+INGREDIENTS = {
     "fast": "",
     "growing images": "--start-size 64",
     "larger images": "--image-size 128",
@@ -37,9 +39,30 @@ VARIANTS = {
     "SGD": "--optimizer sgd --lr 0.02 --weight-decay 0.0005",
     "mixup": "--mixup 0.2",
 }
+NEXT_STEPS = {
+    "fast": "",
+    "Laplacian pyramid": "--laplacian 1",
+    "three channels": "--channels rgb",
+    "batches of 128": "--accumulate 4",
+    "batches of 128, twice the rate": "--accumulate 4 --lr 0.002",
+    "twice the epochs": "--epochs 12",
+    "ResNet-34": "--arch resnet34",
+    "ResNet-50": "--arch resnet50",
+    "MobileNetV3": "--arch mobilenet_v3_large",
+    "weights of 3 epochs averaged": "--swa-epochs 3",
+}
+"""What the kit's origin listed as to be tried next."""
+NETWORK = "--arch timm:tf_efficientnet_lite0 --weights {}"
 PRETRAINED = {
-    "pretrained": "",
-    "frozen body first": "--stages 'head:0.005:1 all:0.001:5'",
+    "ingredients": {
+        "pretrained": NETWORK,
+        "frozen body first": f"{NETWORK} --stages 'head:0.005:1 all:0.001:5'",
+    },
+    "next-steps": {
+        "pretrained": NETWORK,
+        "pretrained, three channels": f"{NETWORK} --channels rgb",
+        "pretrained, Laplacian pyramid": f"{NETWORK} --laplacian 1",
+    },
 }
 """With the weights, and without the network of ``fast``."""
 
@@ -48,22 +71,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--competition", required=True)
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--of", choices=PRETRAINED, default="ingredients")
     parser.add_argument("--weights", type=Path)
+    parser.add_argument("--runs-dir", type=Path, help="where the runs are kept")
     parser.add_argument("--target", type=float, default=0.85, help="macro F1 on validation")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
-    variants = dict(VARIANTS)
+    variants = dict(INGREDIENTS if args.of == "ingredients" else NEXT_STEPS)
     if args.weights:
-        network = f"--arch timm:tf_efficientnet_lite0 --weights {args.weights.resolve()}"
-        variants |= {name: f"{network} {flags}" for name, flags in PRETRAINED.items()}
+        for name, flags in PRETRAINED[args.of].items():
+            variants[name] = flags.format(shlex.quote(str(args.weights.resolve())))
     cpus, alone = joblib.cpu_count(), args.device != "cpu"
     with TemporaryDirectory() as scratch, ThreadPoolExecutor(1 if alone else cpus) as pool:
 
         def train(name: str, seed: int) -> pd.DataFrame:
-            run = Path(scratch, f"{name.replace(' ', '-')}-{seed}")
+            plain = name.lower().replace(",", "").replace(" ", "-")
+            run = (args.runs_dir or Path(scratch)).resolve() / f"{plain}-{seed}"
+            if (run / "finished.json").is_file():
+                return pd.read_csv(run / "metrics.csv")
+            run.parent.mkdir(parents=True, exist_ok=True)
             command = train_command(args.competition, args.data, run, args.device)
             command += ["--recipe", "fast", "--seed", str(seed), *shlex.split(variants[name])]
+            command += ["--overwrite"]
             return train_until(float("inf"), command, run, cpus if alone else 1)
 
         waiting = {
@@ -92,7 +122,7 @@ def main() -> None:
         line = [name, *(mean_and_deviation(values) for values in columns.values())]
         lines.append([*line, ", ".join("never" if n is None else f"{n}" for n in taken)])
     print_table(lines)
-    save("ablation", figures)
+    save("ablation" if args.of == "ingredients" else "next_steps", figures)
 
 
 def epochs_to(target: float, epochs: pd.DataFrame) -> int | None:

@@ -226,13 +226,13 @@ TIMES = ["seconds", "data_seconds", "images_per_second"]
 
 
 def test_a_head_on_codes_is_for_findings_too(desk, tmp_path):
-    main(flags(desk, tmp_path, "--epochs", "1", "--codes-epochs", "1", "--tta"))
+    main(flags(desk, tmp_path, "--epochs", "1", "--codes-epochs", "1", "--tta", "mirror"))
     run = tmp_path / "runs" / "one"
     # Knowing nothing costs log 2 where each finding is for itself, and log 3 where one is it.
     assert pd.read_csv(run / "head" / "metrics.csv")["val_loss"].min() < (np.log(2) + np.log(3)) / 2
     # Its tables are averaged over mirror images, as predict does it on request.
     wanted = pd.read_csv(run / "predictions" / "test.csv")[list(CLASSES)]
-    for more, same in ([], False), (["--tta"], True):
+    for more, same in ([], False), (["--tta", "mirror"], True):
         predict.main(["--runs", str(run), "--output", str(tmp_path / "again.csv"), *more])
         found = pd.read_csv(tmp_path / "again.csv")[list(CLASSES)]
         assert np.allclose(found, wanted, atol=1.1e-6) == same

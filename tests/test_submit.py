@@ -19,7 +19,7 @@ import torch
 from kaggle_server import KEY, Kernel, KernelVersion, Submission
 from PIL import Image
 
-from xraycomp import submit, train
+from xraycomp import ensemble, submit, train
 from xraycomp.console.command import run_command
 from xraycomp.console.errors import UserError
 from xraycomp.remote import sending
@@ -534,3 +534,24 @@ def test_as_a_function_it_raises_one_sentence(desk):
         submit.submit(submit.SubmitConfig())
     path = submit.submit(submit.SubmitConfig(run=Path("runs/A")))
     assert path == Path("submissions/A.csv")
+
+
+def test_an_ensemble_of_runs_is_submitted_with_its_own_scores(run, desk, kaggle):
+    shutil.copytree("runs/A", "runs/B")
+    table = pd.read_csv("runs/B/predictions/test.csv")
+    names = ["covid", "pneumonia", "normal"]
+    table[names] = np.roll(table[names].to_numpy(), 1, axis=1)
+    table.iloc[::-1].to_csv("runs/B/predictions/test.csv", index=False)
+    ensemble.main(["--runs", "runs/A", "runs/B", "--output", "ensembles/AB"])
+    flags = ["--check", "ensembles/AB/submission.csv", "--judged", "ensembles/AB"]
+    code, said = run("--run", "runs/A", *flags, "--message", "AB", "--send", "--poll", "0.1")
+    assert code == 0, said
+    row = read_ledger(Path("submissions/ledger.csv")).iloc[-1]
+    metrics = json.loads(Path("ensembles/AB/metrics.json").read_text())
+    assert float(row["val_score"]) == pytest.approx(
+        metrics["competition"]["score"]["value"], abs=1e-4
+    )
+    both = [pd.read_csv(f"runs/{name}/predictions/test.csv") for name in "AB"]
+    both = [each.set_index("image").sort_index()[names].to_numpy() for each in both]
+    sent = pd.read_csv("ensembles/AB/submission.csv").sort_values("name")
+    assert list(sent["target"]) == list(np.mean(both, axis=0).argmax(axis=1))

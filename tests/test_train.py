@@ -447,7 +447,15 @@ def test_predict_takes_any_folder_of_images_and_one_image(run, desk, tmp_path, t
 
 def test_predict_in_a_process_says_what_it_wrote(run, desk):
     done = run_process(
-        "predict", "--runs", run, "--split", "train", "--tta", home=desk / "home", cwd=desk
+        "predict",
+        "--runs",
+        run,
+        "--split",
+        "train",
+        "--tta",
+        "mirror",
+        home=desk / "home",
+        cwd=desk,
     )
     assert done.returncode == 0, done.stderr
     n_train = (pd.read_csv(run / "manifest.csv")["split"] == "train").sum()

@@ -5,19 +5,21 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from xraycomp.console.command import parse_flags, run_command
 from xraycomp.console.errors import UserError, listing
 from xraycomp.console.help import Help
 from xraycomp.data.boxes import read_boxes
 from xraycomp.data.competition import Competition
-from xraycomp.job.explaining import call_images, explain_pairs
+from xraycomp.job.explaining import call_images, explain_maps
+from xraycomp.job.folds import all_folds, draw_held_out, load_networks, predict_folds
 from xraycomp.job.images import open_images
 from xraycomp.job.page import write_own_page
 from xraycomp.judging.thresholds import Thresholds
 from xraycomp.model.checkpoint import load_best
 from xraycomp.model.device import choose_device
-from xraycomp.model.heatmaps import DEFAULT, Method, map_layer
+from xraycomp.model.heatmaps import DEFAULT, Method, map_layer, map_pairs
 from xraycomp.model.inference import predict_split
 from xraycomp.model.run import RunFolder
 
@@ -44,7 +46,8 @@ class ExplainConfig:
     """
 
     run: Path
-    """Run folder whose best weights are explained."""
+    """Run folder whose best weights are explained; of all folds, those that have not learned the
+    image."""
     split: str = "val"
     """Split of the run's own data: train, val or test."""
     images: Path | None = None
@@ -80,7 +83,13 @@ def explain(config: ExplainConfig) -> Path:
     classes, output = competition.classes, _output(config, run)
     _check(config, competition)
     device = choose_device(config.device)
-    model = load_best(run, device)
+    folds = run.folds()
+    if folds and (config.images or config.split != "val"):
+        raise UserError(
+            f"{run.path} has {trained.folds} networks, of which none speaks for all. "
+            f"Explain one of them: --run {next(iter(folds.values())).path}"
+        )
+    model = load_best(next(iter(folds.values()), run), device)
     map_layer(model, trained, config.method)  # refuses before images are decoded
     with tempfile.TemporaryDirectory(prefix="xraycomp-") as scratch:
         images = open_images(
@@ -94,6 +103,8 @@ def explain(config: ExplainConfig) -> Path:
         source, dataset, split = images.source, images.dataset, images.split
         if not config.images and run.predictions_path(split).is_file():
             table = run.predictions(split)
+        elif folds:
+            table = predict_folds(run, dataset, split, device, batch_size=config.batch_size)
         else:
             table = predict_split(model, dataset, split, trained, batch_size=config.batch_size)
         thresholds = Thresholds.read(run.path, classes) if competition.multilabel else None
@@ -103,19 +114,14 @@ def explain(config: ExplainConfig) -> Path:
             pairs = called.asked(config.classes)
         else:
             pairs = called.worth_seeing(config.n, config.classes, boxes)
-        files = explain_pairs(
-            output,
-            model,
-            dataset,
-            source,
-            pairs,
-            boxes,
-            trained,
-            split=split,
-            method=config.method,
-            batch_size=config.batch_size,
-            full_size=config.full_size,
-        )
+        options: dict[str, Any] = {"method": config.method, "batch_size": config.batch_size}
+        if folds:
+            networks = load_networks(all_folds(run))
+            maps = draw_held_out(networks, dataset, trained, device, **options)(pairs)
+        else:
+            maps = map_pairs(model, dataset, pairs, trained, **options, desc="Explain")
+        about: dict[str, Any] = {"split": split, "method": config.method}
+        files = explain_maps(output, maps, source, boxes, **about, full_size=config.full_size)
     log.info("Wrote %s: %s.", output, ", ".join(files))
     if config.output is None:
         log.info("Wrote %s anew.", write_own_page(run))

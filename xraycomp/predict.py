@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from xraycomp.data.files import write_csv
 from xraycomp.data.labels import decode_targets
 from xraycomp.data.predictions import ID, probability_table
 from xraycomp.job.evidence import read_reference
+from xraycomp.job.folds import predict_folds
 from xraycomp.job.images import open_images
 from xraycomp.judging.calibration import Calibration
 from xraycomp.judging.prior_shift import format_shift, reestimate
@@ -25,6 +27,7 @@ from xraycomp.model.checkpoint import load_best
 from xraycomp.model.device import choose_device
 from xraycomp.model.inference import predict_split
 from xraycomp.model.run import RunFolder
+from xraycomp.model.views import check_views
 
 log = logging.getLogger("xraycomp.predict")  # run as a command, __name__ is __main__
 
@@ -49,7 +52,8 @@ class PredictConfig:
     """Write one probability table: a run's, or the mean of several runs', over any images."""
 
     runs: tuple[Path, ...]
-    """Run folders, one or several, whose probabilities are averaged."""
+    """Run folders, one or several, whose probabilities are averaged; that of all folds averages
+    them too, but for val, where each image is predicted by the fold that has not learned it."""
     split: str = "test"
     """Split of the runs' own data to predict: train, val or test."""
     images: Path | None = None
@@ -69,8 +73,9 @@ class PredictConfig:
     prior_shift: bool = False
     """Correct for a mix of classes that differs from that of the run's validation split, estimated
     from these images (Saerens et al. 2002), and show it; this calibrates, too."""
-    tta: bool = False
-    """Average over each image and its mirror image."""
+    tta: tuple[str, ...] = ()
+    """Average over each image and named views of it: mirror; zoom, nearer by 8/7; whole, without
+    the crop; left and right, turned by 5 degrees."""
     batch_size: int | None = None
     """Images at a time; changes the speed, not the result. Default: as in training."""
     device: str = "auto"
@@ -88,6 +93,7 @@ def predict(config: PredictConfig) -> Path:
     """
     if not config.runs:
         raise UserError("No run was given. Name at least one with --runs runs/NAME.")
+    check_views(config.tta)
     if config.batch_size is not None and config.batch_size < 1:
         raise UserError(f"--batch-size is {config.batch_size}; it must be at least 1.")
     if config.prior_shift:
@@ -172,15 +178,11 @@ def _predict_run(
         workers=config.workers,
         skip_broken=config.skip_broken,
     )
+    options: dict[str, Any] = {"batch_size": config.batch_size, "tta": config.tta}
+    if run.folds():
+        return predict_folds(run, images.dataset, images.split, device, **options)
     model = load_best(run, device)
-    return predict_split(
-        model,
-        images.dataset,
-        images.split,
-        run.config(),
-        batch_size=config.batch_size,
-        tta=config.tta,
-    )
+    return predict_split(model, images.dataset, images.split, run.config(), **options)
 
 
 def main(args: Sequence[str]) -> None:

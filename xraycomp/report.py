@@ -18,6 +18,7 @@ from xraycomp.pages.board import Board
 from xraycomp.pages.overview import read_runs, write_overview
 from xraycomp.pages.page import PAGE
 from xraycomp.pages.run_files import RunFiles
+from xraycomp.pages.study import STUDY_PAGE, is_study, write_study_page
 from xraycomp.remote.ledger import read_ledger
 from xraycomp.remote.standing import Standing, agreement, standing
 
@@ -36,7 +37,7 @@ class ReportConfig:
     network is needed."""
 
     runs: tuple[Path, ...]
-    """Run folders. Of one, its page is written; several are compared."""
+    """Run folders. Of one, or of a search's study, its page is written; several are compared."""
     output: Path | None = None
     """The page that compares. Default: report.html in the folder that holds the runs."""
     submissions_dir: Path | None = None
@@ -58,12 +59,14 @@ def report(config: ReportConfig) -> Path:
         log.info("Left out, since no folders: %s.", listing([str(path) for path in others]))
     defaults = TrainConfig().to_json()
     if len(folders) == 1:
+        study = is_study(folders[0])
+        own = folders[0] / (STUDY_PAGE if study else PAGE)
         if config.output:
             raise UserError(
-                f"--output is for comparing several runs; that of one is {folders[0] / PAGE}. "
+                f"--output is for comparing several runs; that of one is {own}. "
                 "Leave it out, or name more runs."
             )
-        page = write_own_page(RunFolder.open(folders[0]))
+        page = write_study_page(own.parent) if study else write_own_page(RunFolder.open(own.parent))
         log.info("Wrote %s.", page)
         return page
     runs, broken = read_runs(folders)

@@ -9,10 +9,9 @@ from pathlib import Path
 from xraycomp.console.command import parse_flags, refuse_flags, run_command
 from xraycomp.console.errors import UserError
 from xraycomp.console.help import Help
-from xraycomp.data.files import read_table
 from xraycomp.data.predictions import read_predictions
-from xraycomp.data.source import open_source
-from xraycomp.data.submission import check_submission, expected_ids, write_submission
+from xraycomp.data.submission import check_submission, write_submission
+from xraycomp.job.asked import run_ids
 from xraycomp.model.run import RunFolder
 from xraycomp.remote.client import connect
 from xraycomp.remote.drafts import Draft, KernelOutput, LocalFile
@@ -136,7 +135,7 @@ def submit(config: SubmitConfig) -> Path:
 def _checked_file(config: SubmitConfig, run: RunFolder, folder: Path) -> Path:
     """The submission file, written unless ``--check`` names one; checked in both cases."""
     competition = run.competition()
-    ids = _expected_ids(run)
+    ids = run_ids(run)
     if config.check:
         if not config.check.is_file():
             raise UserError(f"There is no submission file {config.check}. Check the path.")
@@ -157,25 +156,6 @@ def _checked_file(config: SubmitConfig, run: RunFolder, folder: Path) -> Path:
             shlex.join(by_hand),
         )
     return output
-
-
-def _expected_ids(run: RunFolder) -> list[str]:
-    """The ids that a submission must hold, from the competition's files if they are here."""
-    trained, competition = run.config(), run.competition()
-    try:
-        source = open_source(competition, trained.data, trained.data_dir)
-    except UserError:
-        own = run.path / "submission.csv"
-        if competition.submission is None or not own.is_file():
-            raise
-        log.info(
-            "The files of %s are not here: checking against the ids of %s, which was checked "
-            "against them where it was made.",
-            competition.slug,
-            own,
-        )
-        return list(read_table(own)[competition.submission.id_column])
-    return expected_ids(competition, source.root)
 
 
 def _file_draft(config: SubmitConfig, run: RunFolder, path: Path) -> Draft:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pytest
 
-from xraycomp import download, evaluate, kernel, predict, report, submit, train
+from xraycomp import download, evaluate, kernel, merge, predict, report, soup, submit, train
 from xraycomp.console.command import parse_flags
 from xraycomp.console.help import Help
 from xraycomp.model.config import TrainConfig
@@ -18,7 +18,9 @@ Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 COMMANDS = [
     (train, TrainConfig),
+    (merge, merge.MergeConfig),
     (predict, predict.PredictConfig),
+    (soup, soup.SoupConfig),
     (evaluate, evaluate.EvaluateConfig),
     (download, download.DownloadConfig),
     (kernel, kernel.KernelConfig),

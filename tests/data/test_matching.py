@@ -6,7 +6,7 @@ import pytest
 
 from xraycomp.console.errors import UserError
 from xraycomp.data.image_ids import image_key
-from xraycomp.data.matching import Reading, match_tables
+from xraycomp.data.matching import Reading, match_tables, match_unlabelled
 
 NAMES = ["Effusion", "Mass", "Pleural_Thickening"]
 IDS = [f"0000{n}_00{n}.png" for n in range(6)]
@@ -251,3 +251,20 @@ def test_image_key_takes_off_the_suffix_of_images_only():
     assert image_key("1.2.840", folders=False) == "1.2.840"
     assert image_key("a\\b.DCM", folders=False) == "b"
     assert image_key("1_IM-0001-1001.dcm.png") == image_key("1_IM-0001-1001.dcm")
+
+
+def test_tables_without_labels_are_brought_to_the_rows_of_the_first(tmp_path):
+    first = pd.DataFrame(predictions())
+    other = pd.DataFrame(predictions("pred_{}", [f"images/{name}" for name in IDS], epoch=3))
+    paths = tmp_path / "a.csv", tmp_path / "b.csv"
+    first.to_csv(paths[0], index=False)
+    other.sample(frac=1, random_state=1).to_csv(paths[1], index=False)
+    for given in (paths, paths[::-1]):
+        images, probs = match_unlabelled(given, NAMES[::-1], Reading())
+        places = [IDS.index(f"{name.rpartition('/')[2]}.png") for name in images]
+        assert sorted(places) == list(range(6))
+        for found in probs:
+            np.testing.assert_array_equal(found, PROBS[places][:, ::-1])
+    other.iloc[:4].to_csv(paths[1], index=False)
+    with pytest.raises(UserError, match=r"not of the same images: 2 are in one of them only"):
+        match_unlabelled(paths, NAMES, Reading())

@@ -64,7 +64,7 @@ def test_test_images_stay_test_images():
 def test_no_patient_stands_on_two_sides(folds):
     labels, patients = unequal_labels(3000), patients_of(3000, 700)
     manifest = manifest_of(labels, patients)
-    split = split_of(manifest, val_fraction=0.1, folds=folds, seed=1)
+    split = split_of(manifest, val_fraction=0.1, folds=folds, fold=0, seed=1)
     assert not set(patients[split == "train"]) & set(patients[split == "val"])
     share = 1 / folds if folds else 0.1
     for label in range(4):
@@ -166,7 +166,7 @@ def test_a_class_of_one_patient_is_too_small_however_many_images_it_has():
 def test_a_class_smaller_than_the_number_of_folds_is_named():
     labels = np.array([0] * 50 + [1] * 4 + [2] * 50 + [3] * 50)
     with pytest.raises(UserError, match=r"lung_opacity has 4 .* 5 parts"):
-        split_of(manifest_of(labels), val_fraction=0.1, folds=5)
+        split_of(manifest_of(labels), val_fraction=0.1, folds=5, fold=0)
 
 
 @pytest.mark.parametrize("left", [0, 1, 2, 3])
@@ -188,7 +188,7 @@ def test_every_class_stands_on_both_sides_or_there_is_an_error(folds):
         patients = patients_of(n, int(rng.integers(4, 14)), seed=rng.integers(1 << 30))
         manifest = manifest_of(labels, patients)
         try:
-            split = split_of(manifest, val_fraction=0.2, folds=folds)
+            split = split_of(manifest, val_fraction=0.2, folds=folds, fold=0)
         except UserError:
             outcomes[False] += 1
             continue
@@ -375,6 +375,13 @@ def test_a_test_fraction_beside_a_split_with_its_own_is_refused():
     [
         (SplitPlan(), "val", "validation split, by patient, 10 %, seed 0"),
         (SplitPlan(folds=5, fold=2, seed=7), "val", "validation split, by patient, fold 2 of 5"),
+        (SplitPlan(folds=5), "val", "out-of-fold validation over 5 folds, by patient, seed 0"),
+        (SplitPlan(folds=5, test_fraction=0.15), "test", "test split, by patient, 15 %, seed 0"),
+        (
+            SplitPlan("official", folds=3),
+            "val",
+            "out-of-fold validation over 3 folds of the official training list, by patient, seed 0",
+        ),
         (SplitPlan(test_fraction=0.15), "test", "test split, by patient, 15 %, seed 0"),
         (SplitPlan("official"), "test", "official test split"),
         (

@@ -221,3 +221,12 @@ def test_unknown_labels_are_left_out_of_their_curve_and_one_kind_only_has_none(t
     plot_roc(tmp_path / "some.png", targets, probs, names, "title")
     one, other = pixels(tmp_path / "all.png"), pixels(tmp_path / "some.png")
     assert one.shape != other.shape or (one != other).any()
+
+
+def test_a_long_title_does_not_push_the_matrix_aside(tmp_path):
+    sizes = []
+    for title in ("short", "a validation split of many words " * 5):
+        plot_confusion(tmp_path / "c.png", np.eye(4) * 9, list("abcd"), title)
+        with Image.open(tmp_path / "c.png") as image:
+            sizes.append(image.size[0])
+    assert sizes[1] < 1.6 * sizes[0]

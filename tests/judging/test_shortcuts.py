@@ -28,7 +28,7 @@ def competition(**fields):
 def probe(tmp_path):
     """Probe 180 noisy films; ``change(pixels, label, rng)`` plants something."""
 
-    def _probe(change=None, findings=False):
+    def _probe(change=None, findings=False, folds=False):
         rng = np.random.default_rng(0)
         for n in range(180):
             label = CLASSES[n % 3]
@@ -40,6 +40,9 @@ def probe(tmp_path):
         task = competition()
         manifest = build_manifest(task, tmp_path)
         manifest["split"] = np.where(np.arange(180) % 3 == 0, "val", "train")
+        if folds:
+            fold = (np.arange(180) % 3).astype(str)
+            manifest = manifest.assign(split="val", fold=fold)
         if findings:
             task = competition(task="multilabel", metric="auroc")
             changed = {"covid": "covid|normal", "pneumonia": "pneumonia|?normal"}
@@ -66,6 +69,14 @@ def with_size(pixels, label, rng):
 
 def with_brightness(pixels, label, rng):
     return pixels + 40 * (label == "normal")
+
+
+def test_of_folds_each_image_is_judged_by_what_has_not_learned_it(probe):
+    _, by_chance = probe(folds=True)
+    # 124 border pixels would tell 180 films apart, had they been learned.
+    assert all(0.35 < area["value"] < 0.65 for area in by_chance.values())
+    _, planted = probe(with_border, folds=True)
+    assert planted["border pixels"]["value"] > 0.75
 
 
 def test_without_a_shortcut_there_is_no_warning(probe):

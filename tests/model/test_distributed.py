@@ -33,7 +33,7 @@ from xraycomp.train import main
 # A network without batch norm and dropout; with everything that looks at a whole batch.
 BASE = "--arch timm:test_convnext --image-size 32 --epochs 2 --batch-size 4 --accumulate 2"
 RICH = "--optimizer adamw --lr 0.002 --mixup 0.4 --erasing 0.5 --ema-decay 0.9 --class-weights"
-FLAGS = f"{BASE} {RICH} --device cpu".split()
+FLAGS = f"{BASE} {RICH} --swa-epochs 2 --device cpu".split()
 SECOND_EPOCH_STEPS = re.compile(r"Epoch 2/2: +[1-9]")  # its progress bar past 0 %
 ENDS_WITHIN = 120  # seconds until a process must have got somewhere; not a measure of speed
 
@@ -163,11 +163,11 @@ def together(machines):
 def assert_same_training(found, wanted):
     """Equal losses an epoch and final weights, but for the order in which sums are added up."""
     tables = [pd.read_csv(run / "metrics.csv") for run in (found, wanted)]
-    assert [list(table["epoch"]) for table in tables] == [[1, 2], [1, 2]]
+    assert [list(table["epoch"]) for table in tables] == [[1, 2, 3], [1, 2, 3]]
     for column in ("train_loss", "val_loss", "lr"):
         np.testing.assert_allclose(*(table[column] for table in tables), atol=1e-5)
     contents = [read_checkpoint(run / "checkpoint.pt") for run in (found, wanted)]
-    for part in ("model", "ema"):
+    for part in ("model", "ema", "swa"):
         states = [content[part] for content in contents]
         assert list(states[0]) == list(states[1])
         for key, value in states[1].items():

@@ -9,7 +9,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from xraycomp.data.batches import ImageSet
 from xraycomp.judging.metrics import epoch_scores
-from xraycomp.model import engine
+from xraycomp.model import engine, showing
 from xraycomp.model.epoch import plan_epoch
 from xraycomp.model.inference import predict_probs
 
@@ -108,7 +108,7 @@ def test_shares_of_several_processes_weigh_by_their_known_labels(
     def gradients(name, part, processes):
         state, _, run = start(name)
         found = []
-        monkeypatch.setattr(engine, "shard", lambda n: part)
+        monkeypatch.setattr(showing, "shard", lambda n: part)
         monkeypatch.setattr(engine, "world_size", lambda: processes)
         monkeypatch.setattr(
             engine, "reduce_gradients", lambda all_: found.extend(p.grad.clone() for p in all_)
@@ -143,13 +143,13 @@ def test_a_training_set_of_unknown_labels_moves_nothing(start, films):
     assert run.epochs()["train_loss"].iloc[0] == 0
 
 
-@pytest.mark.parametrize("tta", [False, True])
+@pytest.mark.parametrize("tta", [(), ("mirror",)])
 def test_probabilities_of_findings_are_sigmoids(start, films, plain_config, tta):
     state, _, _ = start()
     val = films[1]
     found = predict_probs(state.model, val, plain_config(), tta=tta)
     state.model.activation = "softmax"
-    other = predict_probs(state.model, val, plain_config(), tta=False)
+    other = predict_probs(state.model, val, plain_config(), tta=())
     if not tta:
         # Of two logits a and b the softmax is the sigmoid of their difference.
         logits = np.log(found / (1 - found))

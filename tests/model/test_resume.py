@@ -29,7 +29,7 @@ from xraycomp.train import main
 BASE = "--arch mobilenet_v3_small --image-size 32 --epochs 2 --batch-size 4 --lr 0.02 --device cpu"
 RICH = (
     f"{BASE} --ema-decay 0.9 --mixup 0.4 --erasing 0.5 --shift 0.1 --optimizer adamw "
-    "--schedule onecycle --accumulate 2 --tta"
+    "--schedule onecycle --accumulate 2 --tta mirror --channels rgb --laplacian 0.5 --swa-epochs 2"
 )
 FLAGS = {
     "plain": BASE.split(),

@@ -13,10 +13,10 @@ import pytest
 from drawn_run import CLASSES, draw_run
 
 from xraycomp import report
-from xraycomp.data.files import write_csv
+from xraycomp.data.files import write_csv, write_json
 from xraycomp.remote.ledger import COLUMNS, add_rows
 
-PAGES = ("run", "bare", "findings", "overview")
+PAGES = ("run", "bare", "findings", "overview", "study")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -57,8 +57,57 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         report.main([str(path)])
     runs = [str(path) for path in sorted(root.iterdir()) if path.is_dir()]
     report.main([*runs, "--submissions-dir", str(root)])
+    study = draw_study(root / "study <i>")
+    report.main([str(study)])
     found = {"run": full, "bare": bare, "findings": findings, "overview": root}
-    return {name: path / "report.html" for name, path in found.items()}
+    return {
+        **{name: path / "report.html" for name, path in found.items()},
+        "study": study / "study.html",
+    }
+
+
+def draw_study(folder: Path) -> Path:
+    """A search of 30 trials, some pruned, failed or at work, whose best has the middle rate."""
+    trials: list[dict[str, Any]] = []
+    best = None
+    for number in range(30):
+        state = {3: "failed", 29: "waiting", 28: "running"}.get(number, "complete")
+        state = "pruned" if number % 4 == 2 and state == "complete" else state
+        rate = 10 ** (-4 + number % 9 / 4)
+        value = 0.9 - abs(number % 9 - 4) / 50 + number / 10_000
+        if state == "complete":
+            best = max(value, best or 0)
+        trials.append(
+            {
+                "number": number,
+                "state": state,
+                "params": {"lr": rate, "arch": "<i>net" if number % 2 else "a" * 40},
+                "value": None if state in ("failed", "waiting") else value,
+                "best": best,
+                "epochs": 6,
+                "seconds": 90.0,
+                "reason": "It ran out of <b>memory</b>." * (state == "failed"),
+                "run": f"trial-{number:04d}",
+            }
+        )
+    complete = [trial for trial in trials if trial["state"] == "complete"]
+    study = {
+        "study": folder.name,
+        "title": "A <script>alert('x')</script> search",
+        "monitor": "val_macro_f1",
+        "minimized": False,
+        "sampler": "tpe",
+        "pruner": "asha",
+        "planned": 30,
+        "fields": ["lr", "arch"],
+        "best": max(complete, key=lambda one: one["value"])["number"],
+        "importances": {"lr": 0.8, "arch": 0.2},
+        "combinations": [{"params": {"lr": 0.1}, "n": 3, "mean": 0.8, "sd": None}],
+        "go_on": "python -m xraycomp.search --study 'study <i>'",
+        "trials": trials,
+    }
+    write_json(folder / "study.json", study)
+    return folder
 
 
 @pytest.fixture
@@ -296,3 +345,22 @@ def test_the_policy_lets_nothing_in(browser, pages):
     assert len(refused) >= 5 and all("Content Security Policy" in text for text in refused)
     assert page.title() != "changed"
     page.close()
+
+
+def test_a_study_shows_its_trials_best_first_and_why_some_failed(look):
+    page = look("study")
+    rows = page.locator("#trials tbody tr").all_inner_texts()
+    assert len(rows) == 28  # without the one that failed and the one that waits
+    complete = [row for row in rows if "complete" in row]
+    values = [float(row.split()[1]) for row in complete]
+    assert values == sorted(values, reverse=True)
+    assert rows[: len(complete)] == complete
+    assert "It ran out of <b>memory</b>." in page.locator("#failed").inner_text()
+    # One dot a trial with a score, and as many in each slice.
+    assert page.locator("#progress circle").count() == 27
+    assert [plot.locator("circle").count() for plot in page.locator("#slices figure").all()] == [
+        27,
+        27,
+    ]
+    # Names that have no room below the axis have numbers there, and a key.
+    assert f"1 <i>net, 2 {'a' * 40}" in page.locator("#slices").inner_text()

@@ -343,8 +343,12 @@ def test_a_run_that_came_home_names_the_places_of_this_machine(
         runs_dir=kaggle / "runs",
         submissions_dir=kaggle / "submissions",
         epochs=3,
+        folds=2,
     )
-    output_of(signed_in, {"runs/r/config.json": json.dumps(config.to_json()).encode()})
+    fold = replace(config, name="r-fold1", fold=1, runs_dir=config.runs_dir / "r")
+    held = {"runs/r/config.json": config, "runs/r/r-fold1/config.json": fold}
+    files = {name: json.dumps(each.to_json()).encode() for name, each in held.items()}
+    output_of(signed_in, files)
     note = pushed()
     with connect() as client:
         home = pull(client, note, tmp_path / "runs", tmp_path / "submissions")
@@ -358,6 +362,8 @@ def test_a_run_that_came_home_names_the_places_of_this_machine(
         runs_dir=tmp_path / "runs",
         submissions_dir=tmp_path / "submissions",
     )
+    found = RunFolder(home).folds()[1].config()
+    assert (found.name, found.data, found.runs_dir) == ("r-fold1", None, home)
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ FAILING = {
         "wrote into the home folder: data",
         "begun",
     ),
-    "nothing": ("", "left 0 run folders instead of one", "begun"),
+    "nothing": ("", "left no run folder", "begun"),
     "facts": (
         "open('kernel.json', 'w').write('{}')",
         "kernel.json does not name the bundle",
@@ -135,6 +135,11 @@ rows = [f"test_{index},0" for index in range(24)]
         ),
         ("rows = ['id,target', 'test_0,7', *rows[1:]]", "line 2: target is '7' but must be"),
         ("(run / 'best.pt').unlink()", "left no best.pt in first"),
+        (
+            "(run.with_name('second')).mkdir()\n"
+            "(run.with_name('second') / 'config.json').write_text('{}')",
+            "left no metrics.json, checkpoint.pt, best.pt in second",
+        ),
     ],
 )
 def test_a_broken_submission_is_found_out(

@@ -161,6 +161,23 @@ def test_a_run_of_another_name_or_without_a_checkpoint_is_not_continued(root: Pa
     assert prepare_session(ACSE, root, root).resume is None
 
 
+def test_an_attached_run_of_all_folds_is_continued_with_its_folds(root: Path) -> None:
+    run = attach_run(root, dataclasses.replace(ACSE, folds=3))
+    (run / "checkpoint.pt").unlink()
+    for number in range(2):
+        put(run / f"first-fold{number}" / "config.json", "{}")
+        put(run / f"first-fold{number}" / "checkpoint.pt", "weights")
+    resume = prepare_session(dataclasses.replace(ACSE, folds=3), root, root).resume
+    assert resume == root / "working" / "runs" / "first"
+    assert (resume / "first-fold1" / "checkpoint.pt").is_file()
+
+
+def test_a_table_of_pseudo_labels_is_found_by_its_name(root: Path) -> None:
+    path = put(root / "input" / "datasets" / "me" / "sure" / "test.csv")
+    config = dataclasses.replace(ACSE, pseudo_labels=Path("test.csv"))
+    assert prepare_session(config, root, root).pseudo_labels == path
+
+
 def test_two_attached_runs_of_the_name_are_an_error(root: Path) -> None:
     attach_run(root, ACSE)
     attach_run(root, ACSE, "another")
@@ -188,8 +205,20 @@ def test_a_rehearsal_is_one_epoch_of_whole_batches() -> None:
     small = shorten(config, 60)
     assert (small.batch_size, small.accumulate) == (15, 1)
     assert shorten(config, 4).batch_size == 2
+    assert shorten(config, 400).folds == 0
+    folds = shorten(TrainConfig(folds=5, batch_size=64), 160)
+    assert (folds.folds, folds.fold, folds.batch_size) == (2, None, 40)
+    assert shorten(TrainConfig(folds=5, fold=3), 160).fold == 1
+    assert shorten(TrainConfig(folds=5, fold=0), 160).fold == 0
     staged = TrainConfig(stages="head:0.01:3 layer4:0.003:20 all:0.001:1")
     assert shorten(staged, 400).stages == "head:0.01:1 layer4:0.003:1 all:0.001:1"
+
+
+def test_a_rehearsal_leaves_out_only_what_is_rare_among_its_few_images() -> None:
+    config = TrainConfig(min_count=1000)
+    assert [shorten(config, images).min_count for images in (40, 160, 1000)] == [0, 1, 10]
+    assert shorten(TrainConfig(min_count=3), 1000).min_count == 3
+    assert shorten(TrainConfig(), 1000).min_count == 0
 
 
 def test_too_large_an_output_is_an_error(tmp_path: Path) -> None:

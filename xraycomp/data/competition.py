@@ -12,6 +12,8 @@ COLUMN_CONTENTS = ("id", "label_index", "label_name")
 PROBABILITY = "probability:"
 COLUMNS = ("image", "path", "label", "patient", "split")
 """What every manifest has; a competition may name further columns."""
+FOLD, PSEUDO_LABEL = "fold", "pseudo_label"
+"""What the manifest of a run may have besides: see `part_manifest` and `read_pseudo_labels`."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,8 @@ class Competition:
     patient_pattern: str = ""
     """A regular expression on the file name whose first group is the patient."""
     submission: Submission | None = None
+    pseudo_labels: bool = True
+    """Whether its rules allow to learn from test images, labelled by a network."""
     boxes: Boxes | None = None
     recipe: Mapping[str, Any] = field(default_factory=dict)
     """Recommended training settings: fields of the training configuration."""

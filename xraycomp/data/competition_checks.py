@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from xraycomp.console.errors import UserError
-from xraycomp.data.competition import COLUMNS, Competition
+from xraycomp.data.competition import COLUMNS, FOLD, PSEUDO_LABEL, Competition
 from xraycomp.data.labels import SEPARATOR, UNKNOWN
 
 
@@ -58,7 +58,7 @@ def _wrong_classes(competition: Competition) -> Iterator[str]:
 def _wrong_labels(competition: Competition) -> Iterator[str]:
     train = competition.train
     for name, column in train.columns.items():
-        if name in ("", "name", *COLUMNS):
+        if name in ("", "name", *COLUMNS, FOLD, PSEUDO_LABEL):
             yield f"train.columns has a column called {name!r}, which is taken; choose another name"
         if not column:
             yield f"train.columns.{name} is empty; it must name a column of the label table"

@@ -71,7 +71,7 @@ def parse_competition(text: str, where: str) -> Competition:
         "",
         required={"slug", "source", "task", "classes", "metric", "train"},
         optional={
-            *("title", "dataset", "normal", "positive"),
+            *("title", "dataset", "normal", "positive", "pseudo_labels"),
             *("test", "patient", "submission", "boxes", "recipe"),
         },
     )
@@ -102,6 +102,7 @@ def parse_competition(text: str, where: str) -> Competition:
         patient_column=reader.text(patient, "column"),
         patient_pattern=reader.text(patient, "pattern"),
         submission=_read_submission(reader, table, classes),
+        pseudo_labels=_read_flag(reader, table, "pseudo_labels", default=True),
         boxes=_read_boxes(reader, table),
         recipe=reader.table(table, "recipe"),
     )
@@ -142,10 +143,17 @@ def _read_submission(
         reader.choice(columns, name, allowed)
     if list(columns.values()).count("id") != 1 or len(columns) < 2:
         raise reader.error('submission.columns needs one column = "id" and one with a prediction')
-    suffix = section.get("suffix", False)
-    if not isinstance(suffix, bool):
-        raise reader.error("submission.suffix must be true or false")
+    suffix = _read_flag(reader, section, "suffix", "submission.")
     return Submission(columns=columns, sample=reader.text(section, "sample"), suffix=suffix)
+
+
+def _read_flag(
+    reader: Reader, table: dict[str, Any], key: str, prefix: str = "", *, default: bool = False
+) -> bool:
+    value = table.get(key, default)
+    if not isinstance(value, bool):
+        raise reader.error(f"{prefix}{key} must be true or false")
+    return value
 
 
 def _read_boxes(reader: Reader, table: dict[str, Any]) -> Boxes | None:
@@ -170,6 +178,8 @@ def format_competition(competition: Competition) -> str:
         for key in top
         if getattr(competition, key)
     ]
+    if not competition.pseudo_labels:
+        lines.append("pseudo_labels = false")
     train = {key: value for key, value in vars(competition.train).items() if value}
     where, names, columns = (train.pop(key, {}) for key in ("where", "names", "columns"))
     sections: dict[str, Mapping[str, Any]] = {

@@ -9,6 +9,7 @@ import pandas as pd
 from xraycomp.console.errors import UserError, listing
 from xraycomp.data.batches import ImageSet
 from xraycomp.data.cache import ImageCache, build_cache
+from xraycomp.data.competition import PSEUDO_LABEL
 from xraycomp.data.labels import encode_targets, is_labelled
 from xraycomp.data.source import Source
 
@@ -32,6 +33,16 @@ class Dataset:
         labels = self.manifest["label"].iloc[rows]
         targets = encode_targets(labels, self.classes)
         return ImageSet(self.cache, rows, targets)
+
+    def learned(self) -> ImageSet:
+        """The images to learn from: the training split and, with the labels that they were given
+        (the manifest's column ``pseudo_label``), test images."""
+        if PSEUDO_LABEL not in self.manifest:
+            return self.split("train")
+        given = self.manifest[PSEUDO_LABEL]
+        labels = given.where(is_labelled(given), self.manifest["label"])
+        rows = np.flatnonzero((self.manifest["split"] == "train") | is_labelled(given))
+        return ImageSet(self.cache, rows, encode_targets(labels.iloc[rows], self.classes))
 
     def ids(self, name: str) -> list[str]:
         """The image ids of one split, in the order of ``split(name).rows``."""

@@ -76,6 +76,24 @@ def describe_copies(copies: pd.DataFrame, manifest: pd.DataFrame) -> pd.DataFram
     return pd.concat([copies["kind"].reset_index(drop=True), *sides], axis=1)
 
 
+def read_copies(described: pd.DataFrame, manifest: pd.DataFrame) -> pd.DataFrame:
+    """What `find_copies` gave, from the table that `describe_copies` made of it.
+
+    The ``manifest`` may be parted otherwise than that of then, but for its test images.
+    """
+    # An id may stand for a training image and for a test image too.
+    rows = pd.MultiIndex.from_arrays([manifest["image"], manifest["split"] == "test"])
+    sides = {
+        side: rows.get_indexer(
+            pd.MultiIndex.from_arrays(
+                [described[f"image_{side}"], described[f"split_{side}"] == "test"]
+            )
+        )
+        for side in ("a", "b")
+    }
+    return pd.DataFrame({**sides, "kind": described["kind"].to_numpy()})
+
+
 def count_copies(described: pd.DataFrame) -> str:
     """One line for the log: how many copies of which kind lie within and between the splits."""
     if described.empty:

@@ -99,6 +99,33 @@ def match_tables(
     return Matched(tuple(chosen), targets, probs, wanted, (*remarks, said))
 
 
+def match_unlabelled(
+    paths: Sequence[Path], classes: Sequence[str], reading: Reading
+) -> tuple[list[str], NDArray[np.float64]]:
+    """Probabilities of the same images by several tables, without labels.
+
+    Returns the images as the first table names them, and the probabilities of ``classes``, of shape
+    (n_tables, n_images, n_classes).
+
+    Raises ``UserError`` as `match_tables` does, and for tables that are not of the same images.
+    """
+    wanted, probs = replace(reading, classes=tuple(classes)), []
+    images: list[str] = []
+    for path in paths:
+        first, other = read_tables(paths[0], path, reading.prediction_id, reading.prediction_id)
+        if apart := sorted(set(first.keys) ^ set(other.keys)):
+            raise UserError(
+                f"{paths[0]} and {path} are not of the same images: {len(apart):,} are in one of "
+                f"them only ({listing(apart)}). Predict the same images with each member."
+            )
+        chosen = _choose((), other, wanted)
+        values = check_probabilities(other.rows, list(chosen.values()), path, other.keys)
+        probs.append(values[pd.Index(other.keys).get_indexer(pd.Index(first.keys))])
+        # The first time the table is matched with itself: with folders where it has them.
+        images = images or list(first.keys)
+    return images, np.stack(probs)
+
+
 def _read_labels(
     scores: Table, truth: Table, places: NDArray[np.intp], reading: Reading
 ) -> tuple[dict[str, str], NDArray[np.float32], str]:

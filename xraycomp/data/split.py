@@ -30,10 +30,16 @@ class SplitPlan:
     val_fraction: float = 0.1
     folds: int = 0
     """More than 0: ``fold`` of that many equal folds is the validation split."""
-    fold: int = 0
+    fold: int | None = None
+    """None: all of them, each in its turn."""
     seed: int = 0
     drop_no_finding: bool = False
     """Whether images without any finding were left out before, which results must say."""
+
+    @property
+    def all_folds(self) -> bool:
+        """Whether each fold is to be the validation split in its turn."""
+        return self.folds > 0 and self.fold is None
 
     @property
     def fractions(self) -> tuple[float, float]:
@@ -44,7 +50,9 @@ class SplitPlan:
 
     def __post_init__(self) -> None:
         test, val = self.fractions
-        if self.folds and (self.folds < 2 or not 0 <= self.fold < self.folds):
+        if self.fold and not self.folds:
+            raise UserError(f"--fold {self.fold} is one of --folds, which is not given. Give both.")
+        if self.folds and (self.folds < 2 or not 0 <= (self.fold or 0) < self.folds):
             raise UserError(f"--folds must be at least 2 and --fold one of 0 to {self.folds - 1}.")
         if not self.folds and not 0 < val < 1:
             raise UserError(f"--val-fraction is {val}; it must lie between 0 and 1.")
@@ -74,14 +82,16 @@ class SplitPlan:
             return f"official test split{found}"
         test, val = self.fractions
         name = "test split" if split == "test" else "validation split"
+        if self.all_folds and split == "val":
+            name = f"out-of-fold validation over {self.folds} folds"
         if self.split_by == "official":
             name += " of the official training list"
         by = "by patient" if manifest["patient"].ne("").any() else "by image"
-        share = f"{100 * (test if split == 'test' else val):g} %"
+        share = f", {100 * (test if split == 'test' else val):g} %"
         if self.folds and split == "val":
-            share = f"fold {self.fold} of {self.folds}"
+            share = "" if self.all_folds else f", fold {self.fold} of {self.folds}"
         paper = " as in CheXNet (70/10/20)" if self.split_by == "chexnet" else ""
-        return f"{name}, {by}, {share}{paper}, seed {self.seed}{found}"
+        return f"{name}, {by}{share}{paper}, seed {self.seed}{found}"
 
 
 def assign_folds(

@@ -9,13 +9,14 @@ import pandas as pd
 import torch
 
 from xraycomp.console.errors import UserError
-from xraycomp.data.competition import Competition
+from xraycomp.data.competition import FOLD, PSEUDO_LABEL, Competition
 from xraycomp.data.dataset import Dataset, load_dataset
 from xraycomp.data.duplicates import copy_groups, describe_copies, find_copies
 from xraycomp.data.findings import choose_findings
+from xraycomp.data.folds import name_sides, part_manifest
 from xraycomp.data.manifest import build_manifest
+from xraycomp.data.pseudo_labels import leave_out_copies, read_pseudo_labels
 from xraycomp.data.source import Source, choose_competition, has_files, open_source
-from xraycomp.data.split import split_manifest
 from xraycomp.judging.metrics import PHANTOMS
 from xraycomp.model.config import TrainConfig
 from xraycomp.model.distributed import broadcast, first_on_its_machine, is_main
@@ -73,6 +74,11 @@ def _follow(main: Job, config: TrainConfig) -> Job:
 def _reopen(config: TrainConfig, path: Path) -> Job:
     """The run at ``path``, to go on with."""
     run = RunFolder.open(path)
+    if run.soup.is_file():
+        raise UserError(
+            f"{path} is an average of runs, which is not trained further. Resume one of those in "
+            f"{run.soup}."
+        )
     config.check_resumed(run.config(), str(path))
     return _open(config, run, run.competition(), run.manifest())
 
@@ -109,21 +115,57 @@ def _begin_anew(config: TrainConfig) -> tuple[Job, GrayModel]:
         min_count=config.min_count,
     )
     source = replace(source, competition=competition)
+    pseudo = _read_pseudo_labels(config, competition, manifest)
     model = new_model(config, competition)
     check_trainable(model, config)
     dataset = _load(manifest, source, config)
     copies = find_copies(dataset.cache)
-    groups = copy_groups(copies, len(dataset.manifest)) if config.keep_duplicates_together else None
-    split = split_manifest(
-        dataset.manifest, competition.classes, config.split_plan(), same_side=groups
-    )
-    dataset = replace(dataset, manifest=dataset.manifest.assign(split=split))
-    count_steps(len(dataset.ids("train")), config)
-    duplicates = describe_copies(copies, dataset.manifest)
+    parted = _part(dataset.manifest, pseudo, copies, config, competition)
+    dataset = replace(dataset, manifest=parted)
+    count_steps(_count_learned(dataset), config)
     run = RunFolder.create(
-        path, config, competition, dataset.manifest, duplicates, describe_environment()
+        path,
+        config,
+        competition,
+        dataset.manifest,
+        describe_copies(copies, name_sides(dataset.manifest)),
+        describe_environment(),
     )
     return Job(config, run, source, dataset), model
+
+
+def _read_pseudo_labels(
+    config: TrainConfig, competition: Competition, manifest: pd.DataFrame
+) -> pd.Series | None:
+    if config.pseudo_labels is None:
+        return None
+    return read_pseudo_labels(config.pseudo_labels, competition, manifest, config.pseudo_threshold)
+
+
+def _part(
+    manifest: pd.DataFrame,
+    pseudo: pd.Series | None,
+    copies: pd.DataFrame,
+    config: TrainConfig,
+    competition: Competition,
+) -> pd.DataFrame:
+    """The manifest of the run: parted, and with its pseudo-labels."""
+    groups = copy_groups(copies, len(manifest))
+    plan, together = config.split_plan(), groups if config.keep_duplicates_together else None
+    manifest = part_manifest(manifest, competition.classes, plan, same_side=together)
+    if pseudo is None:
+        return manifest
+    manifest = manifest.assign(**{PSEUDO_LABEL: pseudo})
+    return manifest if plan.all_folds else leave_out_copies(manifest, groups)
+
+
+def _count_learned(dataset: Dataset) -> int:
+    """How many images are learned from; of folds, by the one that has the fewest."""
+    learned, manifest = len(dataset.learned()), dataset.manifest
+    if FOLD not in manifest:
+        return learned
+    sizes = manifest[FOLD][manifest[FOLD] != ""].value_counts()
+    return learned + int(sizes.sum() - sizes.max())
 
 
 def _why(competition: Competition, config: TrainConfig) -> str:

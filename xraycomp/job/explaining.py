@@ -1,6 +1,7 @@
 """From images that are worth looking at to heat maps, and to what these show."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -8,6 +9,7 @@ import pandas as pd
 from xraycomp.console.errors import UserError
 from xraycomp.data.boxes import read_boxes
 from xraycomp.data.dataset import Dataset
+from xraycomp.data.heat import HeatMaps
 from xraycomp.data.predictions import ID
 from xraycomp.data.source import Source
 from xraycomp.job.beginning import Job
@@ -15,11 +17,12 @@ from xraycomp.judging.choosing import Called
 from xraycomp.judging.explanation import looks_outside, write_explanation
 from xraycomp.judging.localisation import format_locations
 from xraycomp.judging.thresholds import Thresholds
-from xraycomp.model.config import TrainConfig
-from xraycomp.model.heatmaps import DEFAULT, Method, map_pairs
-from xraycomp.model.stem import GrayModel
+from xraycomp.model.heatmaps import DEFAULT, Method
 
 log = logging.getLogger(__name__)
+
+DrawMaps = Callable[[pd.DataFrame], HeatMaps]
+"""Heat maps of pairs of image and class, as `map_pairs` has them."""
 
 _MAPS = 24
 _MOST_BOXED = 96
@@ -44,38 +47,28 @@ def call_images(
     return Called(rows, probs, dataset.classes, thresholds.limits if thresholds else None)
 
 
-def explain_pairs(
+def explain_maps(
     folder: Path,
-    model: GrayModel,
-    dataset: Dataset,
+    maps: HeatMaps,
     source: Source,
-    pairs: pd.DataFrame,
     boxes: pd.DataFrame,
-    config: TrainConfig,
     *,
     split: str,
     method: Method = DEFAULT,
-    batch_size: int | None = None,
     full_size: bool = False,
 ) -> tuple[str, ...]:
     """Write heat maps into ``folder``, in place of what lies there, and say what they show.
 
     Parameters
     ----------
-    model : the network, where it is to compute
-    source : where the images of ``dataset`` are
-    pairs : of image and class, as `Called` chooses them
+    maps : of the pairs of image and class that `Called` chooses
+    source : where the images are
     boxes : as `read_boxes` gives them, by which those of the kind ``boxed`` are measured
-    config : of the run
-    split : what ``pairs`` are of, for the report
-    method, batch_size : as in `map_pairs`
+    split : what the images are of, and ``method`` how the maps were made, for the report
     full_size : as in `write_explanation`
 
     Returns the names of the files that were written, without the pictures.
-
-    Raises ``UserError`` as `map_pairs` does.
     """
-    maps = map_pairs(model, dataset, pairs, config, method, batch_size=batch_size, desc="Explain")
     found = write_explanation(
         folder,
         maps,
@@ -93,9 +86,11 @@ def explain_pairs(
 
 
 def explain_validation(
-    job: Job, model: GrayModel, table: pd.DataFrame, thresholds: Thresholds | None
+    job: Job, draw: DrawMaps, table: pd.DataFrame, thresholds: Thresholds | None
 ) -> list[str]:
     """Draw heat maps of a few validation images, as training does at its end.
+
+    ``draw`` makes them of pairs of image and class.
 
     Returns the names of the files in the run; none where the network has no feature map or the
     boxes cannot be read, which is no reason to lose what was trained.
@@ -107,7 +102,7 @@ def explain_validation(
     try:
         boxes = read_boxes(source.competition, source.root, dataset.manifest["image"])
         pairs = called.worth_seeing(n, (), boxes, _MOST_BOXED)
-        files = explain_pairs(folder, model, dataset, source, pairs, boxes, job.config, split=split)
+        files = explain_maps(folder, draw(pairs), source, boxes, split=split)
     except UserError as error:
         log.info("No heat maps are drawn: %s", error)
         return []

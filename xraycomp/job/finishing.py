@@ -1,7 +1,7 @@
 """From the best weights to predictions, a judgement, a submission and the page."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from xraycomp.data.predictions import labelled_rows
 from xraycomp.data.submission import expected_ids, write_submission
 from xraycomp.job.beginning import Job
 from xraycomp.job.closer import look_closer
-from xraycomp.job.explaining import explain_validation
+from xraycomp.job.explaining import DrawMaps, explain_validation
 from xraycomp.job.page import write_own_page
 from xraycomp.judging.calibration import Calibration
 from xraycomp.judging.metrics import PHANTOMS
@@ -39,10 +39,11 @@ def predict_splits(job: Job, model: GrayModel) -> dict[str, pd.DataFrame]:
 
 
 def finish(
-    job: Job, model: GrayModel, tables: dict[str, pd.DataFrame], *, closer: bool = True
+    job: Job, draw: DrawMaps, tables: Mapping[str, pd.DataFrame], *, closer: bool = True
 ) -> None:
     """Keep the predictions, judge what is labelled, submit the test set; then look closer.
 
+    ``draw`` makes heat maps of validation images, and ``tables`` are the predictions of each split.
     Without ``closer``, which is for one of many runs, slices, shortcuts, doubts and heat maps are
     left to the commands that make them.
     """
@@ -57,7 +58,7 @@ def finish(
         files.append(_submit(job, tables["test"]))
     # What is wanted most is there now, whatever becomes of the rest.
     if closer:
-        files += _look_closer(job, model, tables, judged)
+        files += _look_closer(job, draw, tables, judged)
     page = write_own_page(run)
     log.info("All of it on one page, for any browser: %s", page)
     if competition.drawn:
@@ -77,7 +78,7 @@ class _Judged:
     """The names of its results in the run."""
 
 
-def _judge(job: Job, tables: dict[str, pd.DataFrame]) -> dict[str, _Judged]:
+def _judge(job: Job, tables: Mapping[str, pd.DataFrame]) -> dict[str, _Judged]:
     """Judge each split of which something is known, validation first."""
     config, run, competition = job.config, job.run, job.source.competition
     manifest, found = job.dataset.manifest, {}
@@ -113,7 +114,7 @@ def _submit(job: Job, table: pd.DataFrame) -> str:
 
 
 def _look_closer(
-    job: Job, model: GrayModel, tables: dict[str, pd.DataFrame], judged: dict[str, _Judged]
+    job: Job, draw: DrawMaps, tables: Mapping[str, pd.DataFrame], judged: dict[str, _Judged]
 ) -> list[str]:
     """Slices, shortcuts, doubted labels and heat maps; the names of their files in the run."""
     run, dataset, source = job.run, job.dataset, job.source
@@ -126,7 +127,7 @@ def _look_closer(
         files += _in_run(run, each.folder, written)
     if "val" in judged:
         thresholds = judged["val"].results.thresholds
-        files += explain_validation(job, model, tables["val"], thresholds)
+        files += explain_validation(job, draw, tables["val"], thresholds)
     return files
 
 

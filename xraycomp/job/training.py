@@ -3,15 +3,19 @@
 import contextlib
 import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 
 from xraycomp.console.errors import Stopped
 from xraycomp.data.duplicates import count_copies
+from xraycomp.data.pseudo_labels import count_pseudo_labels
 from xraycomp.job.beginning import Job, begin, new_model
 from xraycomp.job.finishing import finish, predict_splits
+from xraycomp.job.folds import resume_command, train_folds
+from xraycomp.job.tracking import Tracker, check_tracker, final_figures, tracking
 from xraycomp.judging.metrics import epoch_scores
 from xraycomp.model.checkpoint import load_best, resume_state
 from xraycomp.model.config import TrainConfig
@@ -26,6 +30,7 @@ from xraycomp.model.distributed import (
 )
 from xraycomp.model.engine import Watch, fit
 from xraycomp.model.head import fit_head
+from xraycomp.model.heatmaps import map_pairs
 from xraycomp.model.processes import advise, joined, launch
 from xraycomp.model.run import RunFolder
 from xraycomp.model.state import start_state
@@ -33,20 +38,23 @@ from xraycomp.model.stem import GrayModel
 
 log = logging.getLogger(__name__)
 
-_RESUME = "python -m xraycomp.train --resume {run}"
-
 
 def train(config: TrainConfig, watch: Watch | None = None, *, closer: bool = True) -> RunFolder:
     """Do the whole job that ``config`` describes and return the run folder.
 
     ``watch`` is shown each epoch's row of ``metrics.csv`` once its checkpoint is there, and may end
-    the training by raising; it is for a lone process. ``closer`` is as in `finish`.
+    the training by raising; it is for a lone process, and shown those of all folds in turn, where
+    the job is several. ``closer`` is as in `finish`.
 
     In a process that torchrun has started: together with the others, see `processes.joined`. The
     main one then has the run folder; the others need no more than their machine's copy of the data.
 
     Raises ``UserError`` for everything that the user can mend, ``Stopped`` when interrupted.
     """
+    check_tracker(config)
+    if config.split_plan().all_folds:
+        each = functools.partial(train, watch=watch, closer=False)
+        return train_folds(config, each, closer=closer)
     deadline = deadline_in(config.time_limit)
     with joined():
         device = choose_device(config.device)
@@ -69,19 +77,35 @@ def _train(
     job, model = begin(config)
     config, run, dataset = job.config, job.run, job.dataset
     to_predict = len(dataset.ids("val")) + len(dataset.ids("test"))
-    deadline = replace(deadline, images_after=to_predict * (1 + config.tta))
-    with run.log() if is_main() else contextlib.nullcontext():
+    deadline = replace(deadline, images_after=to_predict * (1 + len(config.tta)))
+    with (
+        run.log() if is_main() else contextlib.nullcontext(),
+        tracking(run, config, job.source.competition.slug) as tracker,
+    ):
         if is_main():
             _describe(job, f"{world_size()} devices" if world_size() > 1 else str(device))
         with _resumable(run):
-            whole = _fit(job, device, deadline, model, watch)
+            whole = _fit(job, device, deadline, model, _both(tracker, watch))
         best = load_best(run, device)
         tables = predict_splits(job, best)
         if is_main():
-            finish(job, best, tables, closer=closer)
+            draw = functools.partial(map_pairs, best, dataset, config=config, desc="Explain")
+            finish(job, draw, tables, closer=closer)
+            tracker.final(final_figures(run))
             if whole:
                 run.mark_finished()
     return run
+
+
+def _both(tracker: Tracker, watch: Watch | None) -> Watch:
+    """Shows a row to the tracker, and then to ``watch``, which may end the training."""
+
+    def see(row: Mapping[str, Any]) -> None:
+        tracker.epoch(row)
+        if watch:
+            watch(row)
+
+    return see
 
 
 def _describe(job: Job, where: str) -> None:
@@ -89,10 +113,12 @@ def _describe(job: Job, where: str) -> None:
     parts = ", ".join(f"{count:,} {split}" for split, count in counts.items())
     log.info("%s: %s.", job.source.competition.title, parts)
     log.info(count_copies(job.run.duplicates()))
+    pseudo = count_pseudo_labels(job.dataset.manifest, job.dataset.classes)[""]
     log.info(
-        "Training %s on %s images of %d px on %s, judged on %s.",
+        "Training %s on %s images%s of %d px on %s, judged on %s.",
         job.config.arch,
-        f"{len(job.dataset.ids('train')):,}",
+        f"{len(job.dataset.learned()):,}",
+        f" ({pseudo:,} of them pseudo-labelled)" if pseudo else "",
         job.config.image_size,
         where,
         f"{len(job.dataset.ids('val')):,}",
@@ -102,7 +128,7 @@ def _describe(job: Job, where: str) -> None:
 @contextlib.contextmanager
 def _resumable(run: RunFolder) -> Iterator[None]:
     """Say how to go on where training is stopped, or one of its processes dies."""
-    again = f"Go on with: {_RESUME.format(run=run.path)}"
+    again = f"Go on with: {resume_command(run)}"
     advise(again)
     try:
         yield
@@ -120,7 +146,7 @@ def _fit(
     """Train from where the run is: from its checkpoint, or from a new ``model``; whether to the
     end."""
     config, run, competition = job.config, job.run, job.source.competition
-    train_set, val_set = job.dataset.split("train"), job.dataset.split("val")
+    train_set, val_set = job.dataset.learned(), job.dataset.split("val")
     score = functools.partial(epoch_scores, multilabel=competition.multilabel)
     if config.codes_epochs and not from_main(run.checkpoint.is_file):
         model = model or new_model(config, competition)
@@ -134,5 +160,5 @@ def _fit(
         state = start_state(model, len(train_set), config, device)
     whole = fit(state, train_set, val_set, config, run, score, deadline, watch)
     if not whole:
-        log.info("Go on later with: %s", _RESUME.format(run=run.path))
+        log.info("Go on later with: %s", resume_command(run))
     return whole

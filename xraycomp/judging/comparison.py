@@ -1,6 +1,7 @@
 """Two predictions of the same images: is one better, or is it the luck of these images?"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from scipy.stats import binomtest
 from xraycomp.console.errors import UserError, listing
 from xraycomp.data.competition import Competition
 from xraycomp.judging.checks import checked
-from xraycomp.judging.figures import Counts, class_mean, f1
+from xraycomp.judging.figures import RATES, Counts, class_mean, f1
 from xraycomp.judging.intervals import BoolArray, FloatArray, delong, percentile, ratio
 from xraycomp.judging.metrics import PHANTOMS
 from xraycomp.judging.resampling import resample
@@ -22,7 +23,23 @@ COMPARISON = "comparison.json"
 FEWEST = 10
 """Resamples of fewer images of a class, or without it, are too much alike to tell anything."""
 
+COMPARED = ("macro_auroc", "macro_f1", "accuracy")
+"""The figures of all classes by which two are compared."""
+
 Figures = dict[str, FloatArray]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The figures of one prediction: `COMPARED`, ``macro_false_negative_rate``, ``auroc``."""
+
+    counts: Counts
+    """Of each class, shape (k,)."""
+    value: Figures
+    """Of the images; shape (k,) for ``auroc``, (1,) for those of all classes."""
+    draws: Figures
+    """Of each resample of the images: (resamples, k) or (resamples, 1). Those of the same images
+    are always the same, so that two that are measured are paired."""
 
 
 def compare(
@@ -71,20 +88,16 @@ def compare(
         When shapes or values do not fit.
     """
     multilabel, classes = competition.multilabel, competition.classes
-    values, draws, right = [], [], []
+    measured, right = [], []
     for scores, threshold in zip(probs, thresholds, strict=True):
         true, sound = checked(targets, scores, classes, one_class=not multilabel)
         limits = (threshold.limits if threshold else NO_THRESHOLD) if multilabel else None
         called = hard_labels(sound, limits)
-        # The same seed and number of images draw the same resamples: the two are paired.
-        drawn = resample(true, called, sound, resamples, np.random.default_rng(0))
-        areas = delong(true, sound).value
-        values.append(_figures(Counts.of(true, called), areas, multilabel))
-        draws.append(_figures(drawn.counts, drawn.auroc, multilabel))
+        measured.append(measure(true, sound, called, multilabel=multilabel, resamples=resamples))
         right.append(called == (true == 1))
     known = ~np.isnan(true)
-    differences = {name: _difference(values, draws, name) for name in values[0]}
-    by_class, found = differences.pop("auroc"), Counts.of(true, called)
+    first, second = measured
+    by_class, found = differences(first, second, "auroc"), second.counts
     for area, fewer in zip(by_class, np.minimum(found.support, found.negatives), strict=True):
         if fewer < FEWEST:
             area["difference"] |= {"low": None, "high": None}
@@ -101,7 +114,7 @@ def compare(
         "note": PHANTOMS if competition.drawn else None,
         "n": len(known),
         "resamples": resamples,
-        "overall": {name: found[0] for name, found in differences.items()},
+        "overall": {name: differences(first, second, name)[0] for name in COMPARED},
         "classes": {name: {"auroc": area} for name, area in zip(classes, by_class, strict=True)},
         "mcnemar": {
             "overall": overall,
@@ -149,36 +162,62 @@ def same_images(
     return places
 
 
+def measure(
+    targets: FloatArray,
+    probs: FloatArray,
+    called: BoolArray,
+    *,
+    multilabel: bool,
+    resamples: int = 1000,
+) -> Measured:
+    """The figures of one prediction of n images, and those of resamples of whole images.
+
+    Parameters
+    ----------
+    targets, probs : float arrays of shape (n, k), as `checked` gives them
+    called : bool array of that shape, what each image is called
+    """
+    # The same seed and number of images draw the same resamples.
+    drawn = resample(targets, called, probs, resamples, np.random.default_rng(0))
+    counts, areas = Counts.of(targets, called), delong(targets, probs).value
+    return Measured(
+        counts, _figures(counts, areas, multilabel), _figures(drawn.counts, drawn.auroc, multilabel)
+    )
+
+
 def _figures(counts: Counts, auroc: FloatArray, multilabel: bool) -> Figures:
     """Each figure of (..., k) counts and areas, in the last axis one a class or one of all."""
     judged = counts.of_both_kinds() if multilabel else counts
     right = counts.tp + counts.tn if multilabel else counts.tp
     labels = right + counts.fp + counts.fn if multilabel else counts.support
+    missed = ratio(*RATES["false_negative_rate"](judged))
     return {
         "macro_auroc": class_mean(auroc)[..., None],
         "macro_f1": class_mean(f1(judged))[..., None],
         "accuracy": ratio(right.sum(axis=-1), labels.sum(axis=-1))[..., None],
+        "macro_false_negative_rate": class_mean(missed)[..., None],
         "auroc": auroc,
     }
 
 
-def _difference(values: list[Figures], draws: list[Figures], name: str) -> list[dict[str, Any]]:
-    """The JSON-ready differences of one kind of figures."""
-    first, second = (found[name] for found in values)
-    moved = draws[1][name] - draws[0][name]
+def differences(first: Measured, second: Measured, name: str) -> list[dict[str, Any]]:
+    """The JSON-ready differences of one kind of figures, the second minus the first, as `compare`
+    describes them: one a class, or one alone."""
+    moved = second.draws[name] - first.draws[name]
     moved[np.abs(moved) < 1e-12] = 0  # the two add up in another order
-    found = percentile(second - first, moved)
+    a, b = first.value[name], second.value[name]
+    found = percentile(b - a, moved)
     known = (~np.isnan(moved)).sum(axis=0)
     fewer = np.minimum((moved <= 0).sum(axis=0), (moved >= 0).sum(axis=0))
     p = np.where(known > 0, np.minimum(2 * (fewer + 1) / (known + 1), 1), np.nan)
     return [
         {
-            "a": _number(first[c]),
-            "b": _number(second[c]),
+            "a": _number(a[c]),
+            "b": _number(b[c]),
             "difference": found.at(c).entry(),
             "p": _number(p[c]),
         }
-        for c in range(len(first))
+        for c in range(len(a))
     ]
 
 

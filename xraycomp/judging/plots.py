@@ -4,6 +4,7 @@ Figures are built as objects on the Agg canvas: no pyplot, so no display, no glo
 nothing of it stays in memory once the file is written.
 """
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ DASHES = ("-", "--", ":", "-.")
 
 DPI = 150
 GRAY = "#666666"
+LONGEST_TITLE = 68
+"""Letters in a line of a title."""
 
 
 def plot_roc(
@@ -238,7 +241,8 @@ def _take_literally(texts: Iterable[Text]) -> None:
 
 
 def _head(axes: Axes, title: str, note: str | None) -> None:
-    heading = axes.set_title(title, loc="left", fontsize=12, weight="bold", pad=24 if note else 10)
+    lines = textwrap.fill(title, LONGEST_TITLE)  # a longer line would push the axes aside
+    heading = axes.set_title(lines, loc="left", fontsize=12, weight="bold", pad=24 if note else 10)
     heading.set_parse_math(False)
     if note:
         small = axes.annotate(

@@ -15,6 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
+from xraycomp.data.competition import FOLD
 from xraycomp.data.dataset import Dataset
 from xraycomp.data.features import border_pixels
 from xraycomp.data.labels import encode_targets
@@ -35,6 +36,8 @@ def probe_shortcuts(
     dataset: Dataset, measured: pd.DataFrame, judged_on: str, *, resamples: int = 1000
 ) -> dict[str, Any]:
     """Learn the labels from what a film shows outside the chest, and judge that on validation.
+
+    Where the validation split is that of all folds, what judges an image has learned the others.
 
     Logistic regressions (scaled, classes balanced; one a class) of the training images' border
     pixels, size and mean brightness, and of all three, judged by their macro AUROC on validation
@@ -62,9 +65,15 @@ def probe_shortcuts(
         val = np.sort(np.random.default_rng(0).choice(val, MOST_JUDGED, replace=False))
     targets = encode_targets(manifest["label"].iloc[rows], dataset.classes).astype(np.float64)
     features = _features(dataset, measured, rows)
+    learned_from = [(np.flatnonzero(train), np.ones(len(val), dtype=np.bool_))]
+    if FOLD in manifest:
+        fold = manifest[FOLD].iloc[rows[val]].to_numpy()
+        learned_from = [(val[fold != number], fold == number) for number in np.unique(fold)]
     probes = []
     for name, columns in features.items():
-        probs = _fit(columns[train], targets[train], columns[val])
+        probs = np.full((len(val), targets.shape[1]), np.nan)
+        for fitted, judged in learned_from:
+            probs[judged] = _fit(columns[fitted], targets[fitted], columns[val[judged]])
         # A class that no image shows in training could not be learned, and is not judged.
         learned = np.where(np.isnan(probs), np.nan, targets[val])
         scores = np.nan_to_num(probs, nan=0.5)
@@ -73,7 +82,7 @@ def probe_shortcuts(
         probes.append({"name": name, "auroc": area.entry()})
     return {
         "split": judged_on,
-        "fitted_on": int(train.sum()),
+        "fitted_on": max(len(fitted) for fitted, _ in learned_from),
         "judged": len(val),
         "limit": LIMIT,
         "probes": probes,

@@ -8,7 +8,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from xraycomp.console.errors import UserError, listing
-from xraycomp.data.competition import COLUMNS, Competition
+from xraycomp.data.competition import COLUMNS, PSEUDO_LABEL, Competition
 from xraycomp.data.labels import SEPARATOR
 from xraycomp.judging.checks import checked
 from xraycomp.judging.intervals import FloatArray
@@ -40,10 +40,10 @@ def slice_columns(images: pd.DataFrame, measured: pd.DataFrame | None = None) ->
     """What images can be sliced by: a table of text with a row an image, in the same order.
 
     Its columns are, by the path, ``folder`` (below the root, without a part that is the label) and
-    ``file type``; those of the manifest that ``train.columns`` of the competition names; and, where
-    all images were ``measured``, ``shorter side`` (pixels) and ``brightness``, in thirds. Many
-    numbers of the manifest are cut into decades or, if these are too many, into thirds. Columns of
-    fewer than 2 or more than `MOST_VALUES` values are left out.
+    ``file type``; those of the manifest that ``train.columns`` of the competition names, and the
+    ``fold`` of all folds; and, where all images were ``measured``, ``shorter side`` (pixels) and
+    ``brightness``, in thirds. Many numbers of the manifest are cut into decades or, if these are
+    too many, into thirds. Columns of fewer than 2 or more than `MOST_VALUES` values are left out.
 
     Parameters
     ----------
@@ -56,7 +56,8 @@ def slice_columns(images: pd.DataFrame, measured: pd.DataFrame | None = None) ->
         "/".join(part for part in path.parent.parts if part not in label)
         for path, label in zip(paths, labels, strict=True)
     ]
-    found = {name: list(images[name]) for name in images.columns if name not in COLUMNS}
+    known = (*COLUMNS, PSEUDO_LABEL)
+    found = {name: list(images[name]) for name in images.columns if name not in known}
     found = {"folder": folders, "file type": [path.suffix.lower() for path in paths]} | found
     banded = {name: _banded(pd.Series(column, dtype=object)) for name, column in found.items()}
     if measured is not None and images["image"].isin(measured["image"]).all():

@@ -1,5 +1,6 @@
 """The command that trains a run again."""
 
+import json
 import shlex
 from typing import Any
 
@@ -8,11 +9,16 @@ from xraycomp.model.recipes import RECIPES
 from xraycomp.model.run import RunFolder
 
 # What says where things lie or how far a run had come, and not what is trained.
-_LEFT_OUT = {"name", "resume", "overwrite", "data_dir", "runs_dir", "submissions_dir"}
+_LEFT_OUT = {"name", "resume", "overwrite", "data_dir", "runs_dir", "submissions_dir", "track"}
 
 
 def train_again(run: RunFolder) -> str:
-    """The command that trains this run again, with the flags that its recipes do not imply."""
+    """The command that trains this run again, with the flags that its recipes do not imply; of
+    averaged runs, the one that averages them."""
+    if run.soup.is_file():
+        members = json.loads(run.soup.read_text(encoding="utf-8"))["members"]
+        paths = [member["run"] for member in members]
+        return shlex.join(["python", "-m", "xraycomp.soup", "--runs", *paths, "--name", run.name])
     config = run.config()
     recipe = {**run.competition().recipe, **RECIPES[config.recipe]}
     implied = TrainConfig.from_recipe(recipe, f"the recipe of {run.path}").to_json()

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from xraycomp.data.decode import centre_corner
 from xraycomp.model.config import TrainConfig
+from xraycomp.model.pyramid import raise_detail
+from xraycomp.model.views import View
 
 
 @dataclass(frozen=True)
@@ -53,10 +55,27 @@ def draw(n_images: int, config: TrainConfig, generator: Generator, size: int) ->
     )
 
 
+def draw_view(view: View, config: TrainConfig) -> Draws:
+    """One row that draws nothing by chance, for images to be predicted in that ``view``."""
+    size, cached = config.image_size, config.cache_size
+    crop = 0.0 if view.whole else centre_corner(cached, size) - (cached - size) / 2
+    theta = _affine(
+        1,
+        cached,
+        size,
+        mirror=-1.0 if view.mirror else 1.0,
+        angle=math.radians(view.degrees),
+        zoom=size / cached if view.whole else view.zoom,
+        offset=crop,
+    )
+    plain = torch.tensor([[0.0, 1.0]]), torch.zeros(1, 4)
+    return Draws(size, torch.from_numpy(theta.astype(np.float32)), *plain)
+
+
 def prepare(
     images: Tensor, config: TrainConfig, mean: float, std: float, draws: Draws | None = None
 ) -> Tensor:
-    """Crop, warp and normalise a batch.
+    """Enhance, crop, warp and normalise a batch.
 
     Without ``draws`` this is the evaluation transform: the centre crop of the cached images, equal
     to torchvision's ``Resize`` (done when they were cached), ``CenterCrop`` and ``Normalize``.
@@ -78,11 +97,15 @@ def prepare(
     if images.ndim == 2:
         return images.float()[:, :, None, None]
     images = images[:, None]
-    if draws is None:
-        corner = centre_corner(images.shape[-1], config.image_size)
-        inside = slice(corner, corner + config.image_size)
-        return images[:, :, inside, inside].float().div_(255).sub_(mean).div_(std)
+    if draws is None and not config.laplacian:
+        return _centre(images, config.image_size).float().div_(255).sub_(mean).div_(std)
     pixels = images.float().div_(255)
+    if config.laplacian:
+        # The film's detail and not the crop's: every view then shows the same film, and the black
+        # that a warp brings in from outside has no edge that would be raised.
+        pixels = raise_detail(pixels, config.laplacian)
+    if draws is None:
+        return _centre(pixels, config.image_size).sub_(mean).div_(std)
     if draws.size < config.image_size:  # the warp alone would leave out pixels between
         side = round(pixels.shape[-1] * draws.size / config.image_size)
         pixels = F.interpolate(pixels, (side, side), mode="bilinear", antialias=True)
@@ -98,6 +121,12 @@ def prepare(
     if config.erasing:
         pixels = pixels.masked_fill_(_blank(draws), 0.0)  # the mean
     return pixels
+
+
+def _centre(images: Tensor, size: int) -> Tensor:
+    """The centre crop that evaluation sees, as a view."""
+    corner = centre_corner(images.shape[-1], size)
+    return images[..., corner : corner + size, corner : corner + size]
 
 
 def _affine(

@@ -25,6 +25,8 @@ def save_state(state: TrainState, config: TrainConfig, run: RunFolder) -> None:
         "scheduler": state.scheduler.state_dict(),
         "scaler": state.scaler.state_dict(),
         "ema": state.ema.state_dict() if state.ema else None,
+        "swa": state.swa.state_dict() if state.swa else None,
+        "swa_epochs": state.swa_epochs,
         "epoch": state.epoch,
         "stage": state.stage,
         "stage_start": state.stage_start,
@@ -36,18 +38,18 @@ def save_state(state: TrainState, config: TrainConfig, run: RunFolder) -> None:
     save_checkpoint(run.checkpoint, content)
 
 
-def save_best(state: TrainState, config: TrainConfig, run: RunFolder) -> None:
-    """Write ``best.pt``: the judged weights and what is needed to use them; for `load_best`."""
-    # Epoch 0 is what there was before the first whole one.
-    content = {**_network(state.judged, config), "epoch": state.best_epoch + 1}
-    save_checkpoint(run.best, content)
+def save_best(model: GrayModel, epoch: int, config: TrainConfig, run: RunFolder) -> None:
+    """Write ``best.pt``: a network and what is needed to use it, for `load_best`; ``epoch`` is the
+    one that it comes from, counted from 1, or 0 where there was no whole one yet."""
+    save_checkpoint(run.best, {**_network(model, config), "epoch": epoch})
 
 
 def _network(model: GrayModel, config: TrainConfig) -> dict[str, Any]:
+    mean, std = model.rgb or (model.mean, model.std)
     return {
         "model": model.state_dict(),
-        "mean": model.mean,
-        "std": model.std,
+        "mean": mean,
+        "std": std,
         "classes": list(model.classes),
         "config": config.to_json(),
     }
@@ -103,6 +105,9 @@ def restore_state(
         state.scaler.load_state_dict(saved["scaler"])
         if state.ema:
             state.ema.load_state_dict(saved["ema"])
+        if state.swa:
+            state.swa.load_state_dict(saved["swa"])
+            state.swa_epochs = saved["swa_epochs"]
         state.epoch = saved["epoch"]
         state.best, state.best_epoch = saved["best"], saved["best_epoch"]
         state.progress = Progress(**saved["progress"])

@@ -124,7 +124,6 @@ def _write_codes(
     try:
         with (
             StopRequest() as stop,
-            autocast(device),
             tqdm(total=passes * len(rows), unit="img", desc="Codes", leave=False) as bar,
         ):
             parts = np.split(np.arange(len(rows)), range(batch_size, len(rows), batch_size))
@@ -136,7 +135,8 @@ def _write_codes(
                     # The first pass sees the images as they are judged.
                     drawn = draws[slice(part[0], part[-1] + 1)] if number else None
                     images = prepare(block, config, model.mean, model.std, drawn)
-                    model(images.contiguous(memory_format=torch.channels_last))
+                    with autocast(device):
+                        model(images.contiguous(memory_format=torch.channels_last))
                     write(entering.pop().float().cpu().numpy().tobytes())
                     bar.update(len(block))
                     if stop.signal_number:
@@ -174,7 +174,7 @@ def _key(model: GrayModel, rows: NDArray[np.int64], config: TrainConfig, dtype: 
             digest.update(f"{name} {tuple(tensor.shape)}".encode())
             digest.update(tensor.cpu().contiguous().view(-1).numpy().tobytes())
     settings: list[object] = [_FORMAT, dtype, model.arch, model.mean, model.std, config.pool]
-    settings += [config.image_size, config.codes_passes]
+    settings += [config.image_size, config.laplacian, config.codes_passes]
     if config.codes_passes:
         names = ("flip", "rotation", "scale", "shift", "random_crop", "brightness", "contrast")
         settings += [getattr(config, name) for name in (*names, "erasing", "seed")]

@@ -1,7 +1,7 @@
 """The training configuration: everything that decides a run, in one frozen dataclass."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Self, get_args, get_origin
@@ -12,16 +12,17 @@ from xraycomp.data.split import SplitPlan
 from xraycomp.data.toml import Reader
 from xraycomp.model.recipes import RECIPES, Recipe
 from xraycomp.model.stages import ALL, Stage, parse_stages
+from xraycomp.model.views import check_views
 
 Pool = Literal["", "avg", "max", "attention"]
 """The network's own, the average, the maximum, or the average weighted by a learned map."""
 
 _MAY_CHANGE = {
-    *("resume", "overwrite", "time_limit", "device", "devices", "workers"),
+    *("resume", "overwrite", "time_limit", "device", "devices", "workers", "track"),
     *("data", "data_dir", "runs_dir", "submissions_dir"),
 }
 """What a run may go on with otherwise than it began."""
-_MAY_MOVE = {"weights", "competition"}
+_MAY_MOVE = {"weights", "competition", "pseudo_labels"}
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,9 @@ class TrainConfig:
     """Any torchvision classifier, or timm:<name>."""
     weights: str = "none"
     """none, imagenet, or the path of a .pth, .pt or .safetensors file."""
+    channels: Literal["gray", "rgb"] = "gray"
+    """What the network's stem reads: one gray channel, into which its three are folded, or rgb,
+    three equal ones. They begin as the same function, but do not learn alike."""
     pool: Pool = ""
     """How the last feature map is pooled: avg, max or attention. Default: the network's own way."""
     head: tuple[int, ...] = ()
@@ -109,6 +113,9 @@ class TrainConfig:
     """Largest gradient norm; 0 does not clip."""
     ema_decay: float = 0.0
     """Decay a step of the averaged weights that are judged and kept; 0 averages nothing."""
+    swa_epochs: int = 0
+    """Average the weights after each of the last epochs, this many; the average is judged after
+    the last one, and kept where it is better. 0 averages nothing."""
     patience: int = 0
     """Stop after this many epochs without a better score; 0 never does."""
     monitor: Literal["val_macro_f1", "val_auroc", "val_accuracy", "val_loss"] = "val_macro_f1"
@@ -137,6 +144,9 @@ class TrainConfig:
     """Probability of blanking a random rectangle of a training image."""
     mixup: float = 0.0
     """Alpha of mixup; 0 mixes nothing."""
+    laplacian: float = 0.0
+    """How much the fine detail of every image is raised (Laplacian pyramid); 1 doubles it, 0 leaves
+    images as they are."""
 
     no_finding_class: bool = False
     """Make images without any finding a class of their own (multilabel)."""
@@ -153,17 +163,25 @@ class TrainConfig:
     val_fraction: float = 0.1
     """Share of the labelled images kept for validation."""
     folds: int = 0
-    """Cut what is not for testing into this many folds instead, and validate on --fold."""
-    fold: int = 0
-    """The fold to validate on."""
+    """Cut what is not for testing into this many folds instead, and train a network for each, which
+    is validated on its fold; all are one run, whose validation is out-of-fold."""
+    fold: int | None = None
+    """Train the network of this fold alone, from 0. Default: all of them, one after another."""
     keep_duplicates_together: bool = True
     """Keep copies of one image, exact or near, on one side of the split."""
     skip_broken: bool = False
     """Leave out training images that do not decode, instead of stopping."""
+    pseudo_labels: Path | None = None
+    """Also learn from test images without labels, as this probability table of them says, where it
+    is sure; if its networks have learned images that are validated here, figures may flatter."""
+    pseudo_threshold: float = 0.95
+    """Probability from which --pseudo-labels are sure of a class; that a finding is not there, they
+    are from 1 minus this down."""
     seed: int = 0
     """Seed of split, sampling, augmentation and initial weights."""
-    tta: bool = False
-    """Average the final predictions over each image and its mirror image."""
+    tta: tuple[str, ...] = ()
+    """Average the final predictions over each image and named views of it: mirror; zoom, nearer by
+    8/7; whole, without the crop; left and right, turned by 5 degrees."""
 
     time_limit: float | None = None
     """Minutes after which to stop cleanly, with predictions and submission; able to resume."""
@@ -177,6 +195,9 @@ class TrainConfig:
     larger than memory, where 64 makes a slow disk several times as fast. 0 shuffles freely."""
     workers: int | None = None
     """Threads that decode images. Default: all CPUs."""
+    track: Literal["", "tensorboard", "wandb"] = ""
+    """Also tell tensorboard or wandb (Weights & Biases) of every epoch, into the run folder; wandb
+    stays offline unless WANDB_MODE says otherwise. Default: neither."""
     data_dir: Path = Path("data")
     """Folder for unpacked data and caches."""
     runs_dir: Path = Path("runs")
@@ -189,12 +210,13 @@ class TrainConfig:
         for name in ("image_size", "epochs", "batch_size", "accumulate"):
             self._check(name, getattr(self, name) >= 1, "at least 1")
         object.__setattr__(self, "head", tuple(self.head))  # JSON and TOML have lists
+        object.__setattr__(self, "tta", check_views(self.tta or ()))
         widths = all(type(width) is int and width >= 1 for width in self.head)
         self._check("head", widths, "a list of widths of at least 1")
         for name in (
             *("min_count", "lr", "momentum", "weight_decay", "warmup_epochs", "clip_grad"),
             *("gamma", "gamma_neg", "gamma_pos", "mixup", "codes_epochs", "codes_passes"),
-            *("seed", "shuffle_block"),
+            *("seed", "shuffle_block", "laplacian"),
         ):
             self._check(name, getattr(self, name) >= 0, "0 or more")
         for name in (
@@ -204,6 +226,7 @@ class TrainConfig:
             self._check(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
         self._check("alpha", 0 <= self.alpha <= 1, "from 0 to 1")
         self._check("max_weight", self.max_weight > 0, "more than 0")
+        self._check("pseudo_threshold", 0.5 < self.pseudo_threshold <= 1, "over 0.5 and at most 1")
         self._check("sensitivity", 0 < self.sensitivity <= 1, "more than 0 and at most 1")
         for item in fields(self):
             if get_origin(item.type) is Literal:
@@ -223,6 +246,9 @@ class TrainConfig:
         for name in ("devices", "workers"):
             if getattr(self, name) is not None:
                 self._check(name, getattr(self, name) >= 1, "at least 1")
+        last = self.training_stages()[-1].epochs
+        fits = 0 <= self.swa_epochs <= last
+        self._check("swa_epochs", fits, f"from 0 to {last}, the epochs of the last stage")
         losses = get_args(type(self).__annotations__["loss"])
         for stage in parse_stages(self.stages, self.loss):
             if stage.loss not in losses:
@@ -272,16 +298,22 @@ class TrainConfig:
         Folders, devices and time may change; weights and competition, which may be paths, may lie
         elsewhere. ``where`` names the run.
         """
+        for name, old, new in saved.differing(self):
+            flag = name.replace("_", "-")
+            raise UserError(
+                f"{where} was started with --{flag} {old} and cannot go on with {new}. Leave "
+                "that as it was, or train anew under another name."
+            )
+
+    def differing(self, other: Self) -> Iterator[tuple[str, Any, Any]]:
+        """Name, value here and ``other`` value of each setting that decides what is trained and is
+        not the same in both."""
         for name in sorted({item.name for item in fields(self)} - _MAY_CHANGE):
-            old, new = getattr(saved, name), getattr(self, name)
-            if name in _MAY_MOVE and old and new:
-                old, new = Path(old).name, Path(new).name
-            if old != new:
-                flag = name.replace("_", "-")
-                raise UserError(
-                    f"{where} was started with --{flag} {old} and cannot go on with {new}. Leave "
-                    "that as it was, or train anew under another name."
-                )
+            one, two = getattr(self, name), getattr(other, name)
+            if name in _MAY_MOVE and one and two:
+                one, two = Path(one).name, Path(two).name
+            if one != two:
+                yield name, one, two
 
     @classmethod
     def for_competition(cls, name: str, /, **given: Any) -> Self:
@@ -299,15 +331,24 @@ class TrainConfig:
 
         Raises ``UserError`` where the recipe names an unknown field or a value of another type.
         """
-        kinds = {field.name: _kinds(field.type) for field in fields(cls)}
         reader = Reader(where)
-        reader.check_keys(recipe, "recipe.", required=set(), optional=set(kinds))
+        reader.check_keys(recipe, "recipe.", required=set(), optional={f.name for f in fields(cls)})
         for name, value in recipe.items():
-            number = float in kinds[name] and type(value) is int
-            if not number and type(value) not in kinds[name]:
-                kind = kinds[name][0].__name__
+            if not cls.takes(name, value):
+                kind = cls.kinds(name)[0].__name__
                 raise reader.error(f"recipe.{name} is {value!r} but must be a {kind}")
         return cls(**{**recipe, **given})
+
+    @classmethod
+    def kinds(cls, name: str) -> tuple[type, ...]:
+        """The types that the field takes: those of its choices, if it has any."""
+        return _kinds(next(item.type for item in fields(cls) if item.name == name))
+
+    @classmethod
+    def takes(cls, name: str, value: Any) -> bool:
+        """Whether a value read from TOML is of one of the field's types."""
+        kinds = cls.kinds(name)
+        return type(value) in kinds or (float in kinds and type(value) is int)
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values; ``from_json`` reads them back."""

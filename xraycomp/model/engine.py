@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -16,6 +15,7 @@ from xraycomp.console.errors import Stopped, UserError
 from xraycomp.console.signals import StopRequest
 from xraycomp.data.batches import ImageSet, balanced_weights
 from xraycomp.model.augment import prepare
+from xraycomp.model.averaging import finish_swa
 from xraycomp.model.checkpoint import save_best, save_state
 from xraycomp.model.compiled import Forward, choose_forward
 from xraycomp.model.config import TrainConfig
@@ -23,28 +23,25 @@ from xraycomp.model.deadline import NO_DEADLINE, Deadline
 from xraycomp.model.device import autocast, synchronize
 from xraycomp.model.distributed import (
     all_reduce_max,
-    broadcast,
     from_main,
     is_main,
     reduce_gradients,
     seed_share,
-    shard,
     world_size,
 )
 from xraycomp.model.epoch import EpochPlan, plan_epoch
 from xraycomp.model.feed import feed, keep_on_device
 from xraycomp.model.freezing import train_from
-from xraycomp.model.inference import predict_together
+from xraycomp.model.judge import Judge, Score
 from xraycomp.model.loss_reader import LossReader
-from xraycomp.model.losses import create_loss, log_loss
+from xraycomp.model.losses import create_loss
 from xraycomp.model.run import RunFolder
+from xraycomp.model.showing import blocks, own_part, show
 from xraycomp.model.speed import Limit, measure_limit
 from xraycomp.model.state import Progress, TrainState, next_stage
 
 log = logging.getLogger(__name__)
 
-Score = Callable[[NDArray[np.float32], NDArray[np.float64]], dict[str, float]]
-"""Targets and probabilities, both (n, n_classes), to the val_* columns of ``metrics.csv``."""
 Watch = Callable[[Mapping[str, Any]], None]
 """Is shown an epoch's row of ``metrics.csv``; what it raises ends the training."""
 
@@ -100,9 +97,9 @@ def fit(
             if not whole:
                 log.info("Time limit reached %s.", where)
                 if is_main() and not run.best.is_file():
-                    save_best(state, config, run)
+                    save_best(state.judged, state.best_epoch + 1, config, run)
                 return False
-    return True
+        return finish_swa(state, loop.train, loop.judge, deadline, stop, watch)
 
 
 @dataclass
@@ -131,8 +128,7 @@ class Loop:
         self.forward: Forward = self.state.model
         self.kind = (-1, -1)  # of steps: stage and size
         self.limit: Limit | None = None  # on a GPU, of steps of that kind
-        # Known from the first validation on.
-        self.predict_seconds_per_image: float | None = None
+        self.judge = Judge(self.val, config, self.run, self.score)
 
     @property
     def last_epoch(self) -> int:
@@ -147,7 +143,7 @@ class Loop:
         began, already = time.monotonic(), progress.seconds
         losses = LossReader()
         train_from(state.model.body, self.stages[state.stage].layers)
-        blocks = self.blocks(plan)
+        coming = self.blocks(plan)
         with tqdm(
             total=state.steps * self.images_per_step,
             initial=progress.step * self.images_per_step,
@@ -157,7 +153,7 @@ class Loop:
             disable=not is_main(),
         ) as bar:
             while progress.step < state.steps:
-                losses.add(self.step(plan, blocks))
+                losses.add(self.step(plan, coming))
                 if self.kind != (state.stage, plan.draws.size):
                     self.kind = (state.stage, plan.draws.size)
                     synchronize(self.device)
@@ -165,7 +161,7 @@ class Loop:
                     log.info("The first step took %.1f s.", first - began)
                     if self.device.type == "cuda":
                         self.settle(plan)
-                        blocks = self.blocks(plan)  # from wherever the images are now
+                        coming = self.blocks(plan)  # from wherever the images are now
                         began += time.monotonic() - first
                 progress.seconds = already + time.monotonic() - began
                 bar.update(self.images_per_step)
@@ -190,7 +186,7 @@ class Loop:
         self.limit = measure_limit(model, image)
         if stage + 1 < len(self.stages) or size < config.image_size:
             return  # later steps will need more memory, and compiling anew
-        self.train, self.val = keep_on_device((self.train, self.val), self.device)
+        self.train, self.judge.val = keep_on_device((self.train, self.val), self.device)
         if world_size() == 1:  # by trying, several could not agree
             epochs = self.last_epoch - self.state.epoch
             steps = epochs * self.state.steps * config.accumulate
@@ -200,17 +196,9 @@ class Loop:
         """This process's share of each part of the epoch's batches that is still to come."""
         first = self.state.progress.step * self.config.accumulate
         parts = range(first, self.state.steps * self.config.accumulate)
-        places = (plan.places(self.own_part(part)) for part in parts)
-        batches = (self.train.rows[plan.order[each]] for each in places)
-        return feed(self.train.cache, batches, self.device)
+        return blocks(self.train, plan, parts, self.config, self.device)
 
-    def own_part(self, part: int) -> slice:
-        """Where in the epoch this process's share of a part of a batch lies."""
-        start = part * self.config.batch_size
-        mine = shard(self.config.batch_size)
-        return slice(start + mine.start, start + mine.stop)
-
-    def step(self, plan: EpochPlan, blocks: Iterator[Tensor]) -> Tensor:
+    def step(self, plan: EpochPlan, coming: Iterator[Tensor]) -> Tensor:
         """The epoch's next optimizer step; returns the loss, whose mean over the processes is the
         mean over the known labels of all its images.
 
@@ -225,12 +213,10 @@ class Loop:
         labels = max(int(plan.n_known[batch].sum()), 1) / world_size()
         for part in range(number * config.accumulate, (number + 1) * config.accumulate):
             began = time.monotonic()
-            block = next(blocks)  # (share of the batch, side, side) uint8, or codes: float32
+            block = next(coming)  # (share of the batch, side, side) uint8, or codes: float32
             state.progress.data_seconds += time.monotonic() - began
-            mine = self.own_part(part)
-            places = torch.from_numpy(plan.places(mine)).to(self.device, non_blocking=True)
-            images = prepare(block, config, state.model.mean, state.model.std, plan.draws[places])
-            images = plan.mix(images, mine).contiguous(memory_format=torch.channels_last)
+            mine = own_part(part, config)
+            images = show(block, plan, mine, config, state.model)
             with autocast(self.device):
                 logits = self.forward(images)  # (share of the batch, n_classes)
             weight = float(plan.n_known[mine].sum() / labels)
@@ -264,7 +250,7 @@ class Loop:
         )
 
     def _time_is_up(self) -> bool:
-        each = self.predict_seconds_per_image
+        each = self.judge.seconds_per_image
         if each is None:  # a guess: three times as fast as training
             progress = self.state.progress
             each = progress.seconds / (progress.step * self.images_per_step) / 3
@@ -277,10 +263,13 @@ class Loop:
         row = self.judge_epoch()
         state.epoch += 1
         state.progress = Progress()
+        into, stage = state.epoch - state.stage_start, self.stages[state.stage]
+        if state.stage + 1 == len(self.stages) and into > stage.epochs - config.swa_epochs:
+            state.add_to_swa()
         # Each stage has a new beginning to become better from.
         since = state.epoch - max(state.best_epoch, state.stage_start - 1)
         early = bool(config.patience) and since > config.patience
-        if state.epoch - state.stage_start >= self.stages[state.stage].epochs:
+        if into >= stage.epochs:
             next_stage(state, config)
         elif early:
             last = state.stage + 1 == len(self.stages)
@@ -297,9 +286,10 @@ class Loop:
 
     def judge_epoch(self) -> dict[str, Any]:
         """Validate, write the epoch's row, keep the best weights; the row."""
-        state, progress, monitor = self.state, self.state.progress, self.config.monitor
+        state, progress = self.state, self.state.progress
         lr = state.optimizer.param_groups[0]["lr"]
-        scores = self.validate()
+        # The step after the last checked loss may have spoilt a weight.
+        scores = self.judge.scores(state.judged, self._check_loss)
         shown = progress.step * self.images_per_step
         row: dict[str, Any] = {
             "epoch": state.epoch + 1,
@@ -310,15 +300,12 @@ class Loop:
             "lr": lr,
             "train_loss": progress.loss_sum / progress.step,
             **scores,
+            **({"swa_epochs": 0} if self.config.swa_epochs else {}),
         }
         used = self.limit and self.limit.share(row["images_per_second"] / world_size())
         if is_main():
             self.run.write_epoch(row)
-        value = -scores["val_loss"] if monitor == "val_loss" else scores[monitor]
-        if value > state.best:
-            state.best, state.best_epoch = value, state.epoch
-            if is_main():
-                save_best(state, self.config, self.run)
+        better = self.judge.keep_if_better(state, state.judged, scores, state.epoch)
         log.info(
             "Epoch %d/%d: train loss %.4f, val loss %.4f, accuracy %.4f, macro F1 %.4f, "
             "AUROC %.4f%s (%.1f s, %.0f img/s%s, %.1f s for reading images)",
@@ -329,20 +316,10 @@ class Loop:
             scores["val_accuracy"],
             scores["val_macro_f1"],
             scores["val_auroc"],
-            " *" if state.best_epoch == state.epoch else "",
+            " *" if better else "",
             progress.seconds,
             row["images_per_second"],
             f", {used:.0%} of the GPU's peak" if used else "",
             progress.data_seconds,
         )
         return row
-
-    def validate(self) -> dict[str, float]:
-        """The val_* columns for the network that is judged."""
-        began = time.monotonic()
-        probs = predict_together(self.state.judged, self.val, self.config, desc="Validate")
-        self.predict_seconds_per_image = (time.monotonic() - began) / len(self.val)
-        val_loss = log_loss(self.val.targets, probs, self.state.model.activation)
-        self._check_loss(val_loss)  # the step after the last checked loss may have spoilt a weight
-        # The main process's, to the last bit: all decide by them when to stop.
-        return broadcast({"val_loss": val_loss, **self.score(self.val.targets, probs)})

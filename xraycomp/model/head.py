@@ -17,7 +17,8 @@ from xraycomp.model.codes import build_codes, code_sets
 from xraycomp.model.config import TrainConfig
 from xraycomp.model.deadline import NO_DEADLINE, Deadline
 from xraycomp.model.distributed import first_on_its_machine, from_main, is_main
-from xraycomp.model.engine import Score, fit
+from xraycomp.model.engine import fit
+from xraycomp.model.judge import Score
 from xraycomp.model.run import RunFolder
 from xraycomp.model.state import start_state
 from xraycomp.model.stem import GrayModel
@@ -49,10 +50,12 @@ def fit_head(
     UserError : at the deadline before there is any head, and where the head is not linear
     """
     model = model.to(device).to(memory_format=torch.channels_last)
-    train, val = dataset.split("train"), dataset.split("val")
+    train, val = dataset.learned(), dataset.split("val")
     rows = np.union1d(train.rows, val.rows)
     head_run = RunFolder(run.path / "head")
-    head_config = dataclasses.replace(config, epochs=config.codes_epochs, stages="", start_size=0)
+    head_config = dataclasses.replace(
+        config, epochs=config.codes_epochs, stages="", start_size=0, swa_epochs=0
+    )
     linear = model.body.get_submodule(model.parts.head)
     # The very layers of the network, not copies: what is trained here is trained there.
     head = GrayModel(nn.Sequential(nn.Flatten(), linear), model.arch, model.mean, model.std, 1)
@@ -70,7 +73,7 @@ def fit_head(
     state = start_state(model, len(train), config, device)
     state.best = head_state.best
     if is_main():
-        save_best(state, config, run)
+        save_best(state.judged, 0, config, run)
         save_state(state, config, run)
     if head_state.best_epoch >= 0:  # else the deadline came before
         best = abs(state.best)  # a loss is kept with its sign turned

@@ -1,5 +1,6 @@
 """Probabilities for images: the same function for validation, test set and folders."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,14 @@ from tqdm import tqdm
 from xraycomp.data.batches import ImageSet
 from xraycomp.data.dataset import Dataset
 from xraycomp.data.predictions import probability_table
-from xraycomp.model.augment import prepare
+from xraycomp.model.augment import Draws, draw_view, prepare
 from xraycomp.model.config import TrainConfig
 from xraycomp.model.device import autocast
 from xraycomp.model.distributed import even_share, gather_rows, is_main, share_buffers
 from xraycomp.model.feed import feed
 from xraycomp.model.folding import fold_batch_norm
 from xraycomp.model.stem import GrayModel
+from xraycomp.model.views import VIEWS
 
 
 def predict_split(
@@ -50,30 +52,34 @@ def predict_probs(
     config: TrainConfig,
     *,
     batch_size: int | None = None,
-    tta: bool = False,
+    tta: Sequence[str] = (),
     desc: str | None = None,
 ) -> NDArray[np.float64]:
     """Class probabilities of shape (n_images, n_classes), by the network's own activation: rows
     add up to 1 where an image has one class, and each is for itself where it may have several.
 
     They are computed where the network is. Each image is judged by itself (nothing is learned from
-    the batch), so order and batch size change nothing but the last bits. ``tta`` averages over each
-    image and its mirror image. ``desc`` names a progress bar; without it there is none.
+    the batch), so order and batch size change nothing but the last bits. ``tta`` averages over
+    each image as it is and the `VIEWS` of these names. ``desc`` names a progress bar; without it
+    there is none.
     """
     model.eval()
     batch_size = batch_size or config.judging_batch_size
     device = next(model.parameters()).device
     probs: list[Tensor] = []
-    with (
-        autocast(device),
-        tqdm(total=len(images), unit="img", desc=desc, disable=desc is None, leave=False) as bar,
-    ):
+    views = [None, *(draw_view(VIEWS[name], config).to(device) for name in tta)]
+    with tqdm(total=len(images), unit="img", desc=desc, disable=desc is None, leave=False) as bar:
         batches = np.split(images.rows, range(batch_size, len(images), batch_size))
         for block in feed(images.cache, batches, device):
-            inputs = prepare(block, config, model.mean, model.std)
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
-            views = [inputs, inputs.flip(-1)] if tta else [inputs]
-            each = [model.probabilities(model(view)) for view in views]
+            each = [_predict(model, block, config, view) for view in views]
             probs.append(torch.stack(each).mean(dim=0))
             bar.update(len(block))
     return torch.cat(probs).cpu().numpy()
+
+
+def _predict(model: GrayModel, block: Tensor, config: TrainConfig, view: Draws | None) -> Tensor:
+    """The probabilities of a block of images, all seen in one way."""
+    draws = view and view[torch.zeros(len(block), dtype=torch.long, device=block.device)]
+    images = prepare(block, config, model.mean, model.std, draws)
+    with autocast(block.device):
+        return model.probabilities(model(images.contiguous(memory_format=torch.channels_last)))

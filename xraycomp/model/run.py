@@ -80,6 +80,11 @@ class RunFolder:
         return self.path / "best.pt"
 
     @property
+    def soup(self) -> Path:
+        """Of averaged runs: which, and what each step scored; a trained run has no such file."""
+        return self.path / "soup.json"
+
+    @property
     def finished(self) -> bool:
         """Whether training has come to its end and all that follows it is written."""
         return self._finished.is_file()
@@ -91,6 +96,25 @@ class RunFolder:
     def mark_finished(self) -> None:
         """Say that nothing is left to do; a run that the time limit cut short is not finished."""
         write_json(self._finished, {"finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})
+
+    def folds(self) -> "dict[int, RunFolder]":
+        """The runs of the folds by number, of a run of all folds; none of any other."""
+        config = self.config()
+        if not config.split_plan().all_folds:
+            return {}
+        found = [RunFolder(path.parent) for path in self.path.glob("*-fold*/config.json")]
+        numbered = {run.config().fold: run for run in found}
+        return {number: numbered[number] for number in range(config.folds) if number in numbered}
+
+    def fold_path(self, number: int) -> Path:
+        """Where a run of all folds has the run of one."""
+        return self.path / f"{self.name}-fold{number}"
+
+    @property
+    def whole(self) -> "RunFolder":
+        """The run of all folds that this one is a part of, or else itself."""
+        around = self.path.parent
+        return RunFolder(around) if (around / "config.json").is_file() else self
 
     def predictions_path(self, split: str) -> Path:
         """The probability table of one split."""

@@ -3,12 +3,13 @@
 import copy
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
 from xraycomp.console.errors import UserError
 from xraycomp.model.body import count_codes
@@ -42,6 +43,8 @@ class TrainState:
     scaler: torch.amp.GradScaler
     ema: GrayModel | None
     """The exponential moving average of the network's weights and buffers."""
+    swa: GrayModel | None
+    """The mean of the network's weights after each of the last epochs."""
     steps: int
     """Optimizer steps an epoch."""
     epoch: int = 0
@@ -50,6 +53,8 @@ class TrainState:
     """Stages done."""
     stage_start: int = 0
     """Epochs done when the present stage began."""
+    swa_epochs: int = 0
+    """Epochs that the mean is of, up to now."""
     best: float = -float("inf")
     best_epoch: int = -1
     progress: Progress = field(default_factory=Progress)
@@ -72,13 +77,20 @@ class TrainState:
 
     @cached_property
     def _averaged(self) -> list[list[Tensor]]:
-        """Weights and statistics of the average and, in the same order, of the network; without
-        batch norm's counters, which nothing reads."""
-        networks = [network for network in (self.ema, self.model) if network]
-        return [
-            [tensor for tensor in network.state_dict().values() if tensor.is_floating_point()]
-            for network in networks
-        ]
+        return [_floats(network) for network in (self.ema, self.model) if network]
+
+    def add_to_swa(self) -> None:
+        """Let the mean take in the network as it is after an epoch."""
+        if self.swa is not None:
+            average: Any = get_swa_multi_avg_fn()  # type: ignore[no-untyped-call]
+            average(_floats(self.swa), _floats(self.model), self.swa_epochs)
+            self.swa_epochs += 1
+
+
+def _floats(network: GrayModel) -> list[Tensor]:
+    """Weights and statistics, in an order of their own; without batch norm's counters, which
+    nothing reads."""
+    return [tensor for tensor in network.state_dict().values() if tensor.is_floating_point()]
 
 
 def check_trainable(model: GrayModel, config: TrainConfig) -> None:
@@ -122,6 +134,7 @@ def start_state(
         scheduler=scheduler,
         scaler=torch.amp.GradScaler(device.type, enabled=autocast_dtype(device) == torch.float16),
         ema=copy.deepcopy(model).requires_grad_(False) if config.ema_decay else None,
+        swa=copy.deepcopy(model).requires_grad_(False) if config.swa_epochs else None,
         steps=steps,
     )
 

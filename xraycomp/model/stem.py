@@ -9,6 +9,8 @@ A convolution is linear too, so it can act on x with the weights sum_c a_c W_c a
 ones with the weights sum_c b_c W_c. The plane of ones is needed because zero padding pads the
 *normalised* copies: b_c cannot become a bias without spoiling the border. Where all channels share
 mean and deviation every b_c is 0, and a stem of one channel is exact.
+
+A network may keep its RGB stem all the same. It then gets the copies, made of x by that formula.
 """
 
 from typing import Literal
@@ -30,10 +32,13 @@ class GrayModel(nn.Module):
 
     Attributes
     ----------
-    body : the torchvision or timm network, with its stem folded to one or two channels
+    body : the torchvision or timm network, with its stem folded to one or two channels, or as it is
     arch : the name that `create_model` built it from
     mean, std : the two scalars, kept in checkpoints beside the state dict
-    planes : 1 if the stem reads the image alone, 2 if it also reads a plane of ones
+    planes : 1 if the stem reads the image alone, 2 if it also reads a plane of ones, 3 if it reads
+        RGB
+    rgb : of a network with RGB stem the mean and deviation of each channel, kept in its checkpoints
+        in place of the scalars, which follow from them
     parts : where in the body the last feature map and the codes are
     classes : what the logits mean, in index order; () where nobody has said it
     activation : what makes probabilities of the logits; all that depends on the kind of labels asks
@@ -42,6 +47,8 @@ class GrayModel(nn.Module):
 
     classes: tuple[str, ...] = ()
     activation: Activation = "softmax"
+    factors: Tensor | None
+    summands: Tensor | None
 
     def __init__(
         self,
@@ -51,6 +58,7 @@ class GrayModel(nn.Module):
         std: float,
         planes: int,
         parts: BodyParts = NO_PARTS,
+        rgb: tuple[Channels, Channels] | None = None,
     ) -> None:
         super().__init__()
         self.body = body
@@ -59,12 +67,18 @@ class GrayModel(nn.Module):
         self.std = std
         self.planes = planes
         self.parts = parts
+        self.rgb = rgb
+        factors, summands = _copies(*rgb) if rgb else (None, None)
+        self.register_buffer("factors", factors, persistent=False)
+        self.register_buffer("summands", summands, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         # The ones are added here and not at the convolution: whatever pads or resizes the image on
         # its way there (Swin, CrossViT) treats them as it would have treated the RGB copies.
         if self.planes == 2:
             images = torch.cat((images, torch.ones_like(images)), dim=1)
+        elif self.factors is not None and self.summands is not None:
+            images = images * self.factors + self.summands
         logits: Tensor = self.body(images)
         return logits
 
@@ -89,6 +103,13 @@ def gray_mix(mean: Channels, std: Channels) -> tuple[float, float, Tensor]:
     gray_mean, gray_std = means.mean(), stds.mean()
     mix = torch.stack((gray_std / stds, (gray_mean - means) / stds))
     return gray_mean.item(), gray_std.item(), mix
+
+
+def _copies(mean: Channels, std: Channels) -> tuple[Tensor, Tensor]:
+    """a and b of the module's formula, both float32 of shape (3, 1, 1)."""
+    *_, mix = gray_mix(mean, std)
+    factors, summands = (mix if len(mix) == 2 else torch.stack((mix[0], 0 * mix[0]))).float()
+    return factors[:, None, None], summands[:, None, None]
 
 
 def stem_convs(body: nn.Module) -> dict[str, nn.Conv2d]:

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from xraycomp.console.errors import UserError
 from xraycomp.data.competition import Competition
-from xraycomp.model.body import replace_head, replace_pool, split_body
+from xraycomp.model.body import BodyParts, replace_head, replace_pool, split_body
 from xraycomp.model.config import Pool, TrainConfig
 from xraycomp.model.libraries import fetch_weights, find_architecture, first_line
 from xraycomp.model.stem import Channels, GrayModel, fold_stem, gray_mix, stem_convs
@@ -28,6 +29,7 @@ def build_model(
         config.arch,
         len(competition.classes),
         weights or config.weights,
+        rgb=config.channels == "rgb",
         pool=config.pool,
         hidden=config.head,
     )
@@ -42,6 +44,7 @@ def create_model(
     num_classes: int,
     weights: str | WeightFile = "none",
     *,
+    rgb: bool = False,
     pool: Pool = "",
     hidden: tuple[int, ...] = (),
 ) -> GrayModel:
@@ -56,6 +59,7 @@ def create_model(
         a dict with one under "model" or "state_dict", or a checkpoint of this kit; or such a file
         that was read already. The classifier layer is left random where the file has another number
         of classes.
+    rgb : whether the stem stays as it is and gets three equal channels; else it is folded
     pool : what takes the place of the network's own pooling; "" leaves it
     hidden : widths of the layers before the classifier's last one, all new; () leaves it
 
@@ -72,12 +76,15 @@ def create_model(
     body, convs = found.body, stem_convs(found.body)
     parts = replace_pool(body, split_body(body, found.heads), pool, num_classes, arch)
     replace_head(body, parts, hidden, num_classes, arch)
-    if not convs or any(conv.groups > 1 for conv in convs.values()):
+    plain = convs and all(conv.groups == 1 for conv in convs.values())
+    if not plain and not rgb:
         raise UserError(
             f"{arch} has no plain first convolution that could be made to read gray images; choose "
-            "another architecture with --arch."
+            "another architecture with --arch, or --channels rgb."
         )
     if weights == "none":
+        if rgb:
+            return _with_rgb_stem(body, arch, SCRATCH_MEAN, SCRATCH_STD, parts)
         mean, std, mix = gray_mix(SCRATCH_MEAN, SCRATCH_STD)
         fold_stem(body, mix)
         return GrayModel(body, arch, mean, std, planes=len(mix), parts=parts)
@@ -86,9 +93,15 @@ def create_model(
         file = fetch_weights(arch, found) if weights == "imagenet" else read_weights(Path(weights))
     else:
         file = weights
-    mean, std, mix = gray_mix(file.mean or found.mean, file.std or found.std)
-    stem = file.state.get(f"{next(iter(convs))}.weight")
+    means, stds = file.mean or found.mean, file.std or found.std
+    mean, std, mix = gray_mix(means, stds)
+    stem = file.state.get(f"{next(iter(convs), None)}.weight")
     is_gray = stem is not None and stem.ndim == 4 and stem.shape[1] in (1, 2)
+    if is_gray and rgb:
+        raise UserError(
+            f"The stem in {file.source} was folded to read gray images; use --channels gray, or "
+            "weights whose stem reads RGB."
+        )
     if stem is not None and is_gray:  # make room for a stem that was folded before it was saved
         mix = torch.zeros(stem.shape[1], 3)
         fold_stem(body, mix)
@@ -98,12 +111,22 @@ def create_model(
     load_weights(
         body, file.state, arch=arch, source=file.source, heads=heads, ignored=found.ignored
     )
+    if rgb:
+        return _with_rgb_stem(body, arch, means, stds, parts)
     if not is_gray and not fold_stem(body, mix):
         raise UserError(
             f"{arch} standardises the weights of its first convolution, so that RGB weights cannot "
-            "serve gray images; use --weights none or another architecture with --arch."
+            "serve gray images; use --channels rgb, --weights none or another architecture with "
+            "--arch."
         )
     return GrayModel(body, arch, mean, std, planes=len(mix), parts=parts)
+
+
+def _with_rgb_stem(
+    body: nn.Module, arch: str, means: Channels, stds: Channels, parts: BodyParts
+) -> GrayModel:
+    mean, std, _ = gray_mix(means, stds)
+    return GrayModel(body, arch, mean, std, planes=3, parts=parts, rgb=(means, stds))
 
 
 def check_input_size(model: GrayModel, image_size: int) -> None:

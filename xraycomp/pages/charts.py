@@ -33,6 +33,8 @@ class Scale:
     end: float
     whole: bool = False
     """Whether ticks stand at whole numbers only."""
+    named: tuple[tuple[float, str], ...] = ()
+    """Values that have ticks, and their texts, in place of round values."""
 
     def at(self, values: ArrayLike) -> FloatArray:
         """The places of values, of any shape; to a tenth of a unit."""
@@ -41,7 +43,9 @@ class Scale:
 
     @property
     def ticks(self) -> list[tuple[float, str]]:
-        """Round values within the axis: place and text of each."""
+        """The named values, or round ones within the axis: place and text of each."""
+        if self.named:
+            return [(float(self.at(value)), text) for value, text in self.named]
         found = MaxNLocator(5, integer=self.whole).tick_values(self.low, self.high)
         kept = [value for value in found if self.low - 1e-9 <= value <= self.high + 1e-9]
         return [(float(self.at(value)), f"{value:.6g}") for value in kept]

@@ -58,6 +58,11 @@ class RunFiles:
         """The run's name."""
         return self.path.resolve().name
 
+    @property
+    def folds(self) -> int:
+        """How many folds the run is the whole of; 0 for any other run."""
+        return int(self.config.get("folds") or 0) if self.config.get("fold") is None else 0
+
     def describe_split(self, split: str) -> str:
         """What results call the images of one split, by the run's own settings."""
         plan = {

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from xraycomp.data.folds import name_sides
 from xraycomp.data.labels import UNKNOWN, encode_targets
+from xraycomp.data.pseudo_labels import count_pseudo_labels
 from xraycomp.judging.shortcuts import SHORTCUTS
 from xraycomp.judging.slices import SLICES
 from xraycomp.pages.charts import Plot, axes, line
@@ -72,7 +74,11 @@ def counts(run: RunFiles) -> dict[str, Any]:
         others["none of these"].append(int((targets == 0).all(axis=1).sum()))
         others["not labelled"].append(int((part["label"] == UNKNOWN).sum()))
         patients.append(part["patient"][part["patient"] != ""].nunique())
+    with damaged(run.path / "manifest.csv", TRAIN):
+        pseudo = count_pseudo_labels(manifest, classes)
     return {
+        "pseudo": pseudo.pop("", 0),
+        "pseudo_classes": list(pseudo.items()),
         "splits": splits,
         "rows": [*rows.items(), *((k, v) for k, v in others.items() if any(v))],
         "images": [int((manifest["split"] == split).sum()) for split in splits],
@@ -93,7 +99,7 @@ def leaks(run: RunFiles) -> dict[str, Any] | None:
         found.setdefault(where, {"exact": 0, "near": 0})
         found[where][row["kind"]] = found[where].get(row["kind"], 0) + 1
     across = [row for row in copies if row["split_a"] != row["split_b"]]
-    known = run.manifest[run.manifest["patient"] != ""]
+    known = name_sides(run.manifest[run.manifest["patient"] != ""])
     sides = known.groupby("patient")["split"].nunique()
     return {
         "copies": len(copies),
@@ -151,8 +157,10 @@ def _curves(
     # The caption says what is upwards.
     x, y = axes("epoch", epochs["epoch"], "", [*values, *from_zero], whole=True)
     first, last = epochs.iloc[0], epochs.iloc[-1]
+    # An average of weights, the last of all, has no training loss.
+    known = epochs[list(names)].ffill().iloc[-1]
     told = [
-        f"{text} goes from {first[name]:.4g} to {last[name]:.4g}" for name, text in names.items()
+        f"{text} goes from {first[name]:.4g} to {known[name]:.4g}" for name, text in names.items()
     ]
     alt = f"{title} from epoch {first['epoch']:.0f} to {last['epoch']:.0f}: {'; '.join(told)}."
     lines = tuple(

@@ -84,13 +84,13 @@ def find_file(root: Path, name: str, skip: Path | None = None) -> Path:
 def find_run(root: Path, name: str, skip: Path | None = None) -> Path | None:
     """The folder ``runs/<name>`` with a checkpoint below ``root``: an attached kernel's output.
 
+    Of a run of all folds, one of these has it.
+
     Raises ``UserError`` where there are several.
     """
-    found = [
-        path.parent
-        for path in _walk(root, skip)
-        if path.parts[-3:] == ("runs", name, "checkpoint.pt")
-    ]
+    checkpoints = [path for path in _walk(root, skip) if path.name == "checkpoint.pt"]
+    around = [folder for path in checkpoints for folder in list(path.parents)[:2]]
+    found = sorted({folder for folder in around if folder.parts[-2:] == ("runs", name)})
     if len(found) > 1:
         raise UserError(
             f"{len(found)} attached outputs hold a run {name}: "

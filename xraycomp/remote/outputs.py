@@ -60,6 +60,8 @@ def pull(kaggle: Kaggle, pushed: Pushed, runs_dir: Path, submissions_dir: Path) 
         _check_origin(temporary, pushed, failure if status in FAILED else "")
         if _unfold_run(temporary):
             _settle(temporary / "config.json", folder, submissions_dir)
+            for path in temporary.glob("*-fold*/config.json"):
+                _settle(path, folder / path.parent.name, folder / "submissions")
     submission = folder / "submission.csv"
     if submission.is_file():
         submissions_dir.mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 TRAIN_IMAGES = 160
 TEST_IMAGES = 24
-_OUTPUTS = {"kernel.json", "runs", "submission.csv", "submissions"}
+_OUTPUTS = {"ensembles", "kernel.json", "runs", "submission.csv", "submissions"}
 _RUN_FILES = ("metrics.json", "checkpoint.pt", "best.pt")
 
 
@@ -179,10 +179,13 @@ def _check(
     if (facts.get("kernel"), facts.get("sha256")) != (bundle.metadata.slug, bundle.sha256):
         raise _ComplaintError(f"kernel.json does not name the bundle {bundle.sha256}")
     runs = sorted(path.parent for path in working.glob("runs/*/config.json"))
-    if len(runs) != 1:
-        raise _ComplaintError(f"left {len(runs)} run folders instead of one")
-    if missing := [name for name in _RUN_FILES if not (runs[0] / name).is_file()]:
-        raise _ComplaintError(f"left no {listing(missing)} in {runs[0].name}")
+    if not runs:
+        raise _ComplaintError("left no run folder")
+    for run in runs:
+        folders = [run, *run.glob("*-fold*")]  # of all folds, these have the weights
+        there = {path.name for folder in folders for path in folder.iterdir()}
+        if missing := [name for name in _RUN_FILES if name not in there]:
+            raise _ComplaintError(f"left no {listing(missing)} in {run.name}")
     checked = ["kernel.json", *_RUN_FILES, "input untouched"]
     competition = parse_competition(
         (runs[0] / "competition.toml").read_text(encoding="utf-8"), "competition.toml"

@@ -7,20 +7,30 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 from xraycomp.console.command import run_command
 from xraycomp.console.errors import UserError
 from xraycomp.data.competition_file import load_competition
 from xraycomp.model.config import TrainConfig
-from xraycomp.model.run import RunFolder
 from xraycomp.remote.mounts import find_data, find_file, find_run, is_attached
 
 log = logging.getLogger(__name__)
 
-Train = Callable[[TrainConfig], RunFolder]
+
+class Outcome(Protocol):
+    """What a job leaves behind: a run, or an ensemble of runs."""
+
+    @property
+    def path(self) -> Path:
+        """Its folder."""
+
+
+Job = Callable[..., Outcome]
+"""Takes one configuration or several."""
 
 SESSION_MINUTES = 12 * 60.0
 MARGIN_MINUTES = 20.0
@@ -31,8 +41,8 @@ MAX_OUTPUT_BYTES = 19_500_000_000
 _IMPORTED = time.monotonic()
 
 
-def run_session(train: Train, config: TrainConfig) -> None:
-    """Call ``train(config)``, inside a Kaggle session with what a session needs, and exit.
+def run_session(job: Job, *configs: TrainConfig) -> None:
+    """Call ``job(*configs)``, inside a Kaggle session with what a session needs, and exit.
 
     On Kaggle the settings that are about places and time are replaced (see ``prepare_session``).
     What goes wrong is one sentence on stderr, and the exit code is not 0; what was saved by then
@@ -41,31 +51,33 @@ def run_session(train: Train, config: TrainConfig) -> None:
 
     def main(args: list[str]) -> None:
         if "KAGGLE_KERNEL_RUN_TYPE" in os.environ:
-            _run_on_kaggle(train, config)
+            _run_on_kaggle(job, configs)
         elif args:
             raise UserError(
                 f"{sys.argv[0]} takes no flags. Change its settings in the file, or use "
                 "python -m xraycomp.train."
             )
         else:
-            train(config)
+            job(*configs)
 
     run_command(main)
 
 
-def _run_on_kaggle(train: Train, config: TrainConfig) -> None:
+def _run_on_kaggle(job: Job, configs: Sequence[TrainConfig]) -> None:
     root = Path(os.environ.get("XRAYCOMP_KAGGLE_ROOT", "/kaggle"))
     working = root / "working"
     rehearsal = bool(os.environ.get("XRAYCOMP_REHEARSAL"))
     if not rehearsal:  # a rehearsal runs wherever the user is
-        check_gpu(asked=bool(os.environ.get("XRAYCOMP_GPU")) or config.device.startswith("cuda"))
+        cuda = any(config.device.startswith("cuda") for config in configs)
+        check_gpu(asked=bool(os.environ.get("XRAYCOMP_GPU")) or cuda)
     # What is unpacked or decoded is not worth keeping: outside the working folder.
     with tempfile.TemporaryDirectory(prefix="xraycomp-data-") as scratch:
-        config = prepare_session(config, root, Path(scratch))
+        configs = [prepare_session(config, root, Path(scratch)) for config in configs]
         if rehearsal:
-            config = shorten(config, int(os.environ.get("XRAYCOMP_REHEARSAL_IMAGES", "1000")))
-        run = train(config)
-    submission = run.path / "submission.csv"
+            images = int(os.environ.get("XRAYCOMP_REHEARSAL_IMAGES", "1000"))
+            configs = [shorten(config, images) for config in configs]
+        outcome = job(*configs)
+    submission = outcome.path / "submission.csv"
     if submission.is_file():
         shutil.copyfile(submission, working / "submission.csv")
         log.info("Submission: %s.", working / "submission.csv")
@@ -75,10 +87,10 @@ def _run_on_kaggle(train: Train, config: TrainConfig) -> None:
 def prepare_session(config: TrainConfig, root: Path, scratch: Path) -> TrainConfig:
     """``config`` as a session below ``root`` (``/kaggle``) needs it.
 
-    The competition's files and a weight file that is given by its bare name are looked for below
-    ``input``; a run of the same name in the output of an attached kernel is copied and continued;
-    runs and submissions go to ``working``, all else to ``scratch``; the time limit is what is left
-    of the session, unless it is shorter already.
+    The competition's files, a weight file and a table of pseudo-labels that are given by their bare
+    names are looked for below ``input``; a run of the same name in the output of an attached kernel
+    is copied and continued; runs and submissions go to ``working``, all else to ``scratch``; the
+    time limit is what is left of the session, unless it is shorter already.
 
     Raises ``UserError`` for what is not attached, or attached twice.
     """
@@ -88,12 +100,16 @@ def prepare_session(config: TrainConfig, root: Path, scratch: Path) -> TrainConf
         data = _find_competition(config.competition, inputs)
     if Path(weights).suffix and not Path(weights).exists():
         weights = str(find_file(inputs, Path(weights).name, skip=data))
+    pseudo = config.pseudo_labels
+    if pseudo and not pseudo.exists():
+        pseudo = find_file(inputs, pseudo.name, skip=data)
     if config.name and (earlier := find_run(inputs, config.name, skip=data)):
         resume = _copy_run(earlier, working / "runs" / config.name)
     return replace(
         config,
         data=data,
         weights=weights,
+        pseudo_labels=pseudo,
         resume=resume,
         data_dir=scratch,
         runs_dir=working / "runs",
@@ -132,9 +148,12 @@ def _time_limit(wanted: float | None) -> float:
 
 
 def shorten(config: TrainConfig, images: int) -> TrainConfig:
-    """``config`` for a rehearsal on ``images`` training images: one epoch of a few minutes."""
+    """``config`` for a rehearsal on ``images`` training images: one epoch of a few minutes, and at
+    most two folds."""
     batch_size, accumulate = config.batch_size, config.accumulate
-    if batch_size * accumulate > images // 2:  # else not one whole batch is left after the split
+    folds = min(2, config.folds)
+    room = images // 4 if folds else images // 2
+    if batch_size * accumulate > room:  # else not one whole batch is left after the split
         batch_size, accumulate = max(2, min(batch_size, images // 4)), 1
     return replace(
         config,
@@ -145,6 +164,10 @@ def shorten(config: TrainConfig, images: int) -> TrainConfig:
         codes_passes=min(1, config.codes_passes),
         batch_size=batch_size,
         accumulate=accumulate,
+        folds=folds,
+        fold=config.fold and min(1, config.fold),
+        # What is rare in a whole data set would be all of the slice.
+        min_count=min(config.min_count, images // 100),
         time_limit=10.0,
     )
 

@@ -1,0 +1,147 @@
+"""What an ensemble is worth: against compare(), scikit-learn and planted members."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy.special import expit, softmax
+from sklearn.metrics import recall_score, roc_auc_score
+
+from xraycomp.console.errors import UserError
+from xraycomp.data.competition import Competition, Labelled
+from xraycomp.judging.combining import METHODS, deal_folds
+from xraycomp.judging.comparison import compare
+from xraycomp.judging.ensemble import judge_ensemble
+from xraycomp.judging.ensemble_table import format_ensemble
+from xraycomp.judging.thresholds import choose_thresholds
+
+NAN = np.nan
+CLASSES = ("Mass", "Effusion", "Edema")
+
+
+def judged(targets, probs, names, **options):
+    task = "multilabel" if options.get("limits") is not None else "multiclass"
+    competition = Competition(
+        "toy", "toy", "dataset", task, CLASSES, "auroc", Labelled("images", "labels.csv")
+    )
+    options = {"groups": np.arange(len(targets)), "resamples": 200} | options
+    return judge_ensemble(competition, targets, probs, names, "validation split", **options)
+
+
+def one_class(n=400, seed=0, skill=(2.0, 2.0, 0.0)):
+    rng = np.random.default_rng(seed)
+    targets = np.eye(3)[rng.choice(3, n, p=[0.5, 0.3, 0.2])]
+    tables = [softmax(rng.normal(size=(n, 3)) + s * targets, axis=1) for s in skill]
+    return targets, np.stack(tables)
+
+
+def several(n=400, seed=0, skill=(2.0, 2.0, 0.0), unknown=0.2):
+    rng = np.random.default_rng(seed)
+    targets = (rng.random((n, 3)) < [0.5, 0.3, 0.2]).astype(float)
+    tables = [expit(rng.normal(size=(n, 3)) + s * (targets - 0.5)) for s in skill]
+    targets[rng.random((n, 3)) < unknown] = NAN
+    return targets, np.stack(tables)
+
+
+def test_figures_of_every_method_are_scikit_learns() -> None:
+    targets, probs = one_class()
+    found = judged(targets, probs, ["a", "b", "c"])
+    assert list(found["methods"]) == list(METHODS)
+    mean = probs.mean(axis=0)
+    overall = found["methods"]["mean"]["overall"]
+    assert overall["macro_auroc"]["value"] == pytest.approx(roc_auc_score(targets, mean))
+    recall = recall_score(targets.argmax(axis=1), mean.argmax(axis=1), average=None)
+    missed = overall["macro_false_negative_rate"]
+    assert missed["value"] == pytest.approx(1 - recall.mean())
+    assert missed["low"] < missed["value"] < missed["high"]
+    by_class = found["methods"]["mean"]["classes"]
+    assert by_class["Edema"]["false_negative_rate"]["value"] == pytest.approx(1 - recall[2])
+    json.dumps(found, allow_nan=False)
+
+
+def test_what_a_member_adds_is_the_paired_comparison_without_and_with_it() -> None:
+    targets, probs = one_class()
+    names = ("a", "b", "c")
+    found = judged(targets, probs, names)
+    competition = Competition(
+        "toy", "toy", "dataset", "multiclass", CLASSES, "auroc", Labelled("images", "labels.csv")
+    )
+    pair = (probs[:2].mean(axis=0), probs.mean(axis=0))
+    expected = compare(competition, targets, pair, ("2", "3"), "val", resamples=200)["overall"]
+    adds = found["members"]["c"]["adds"]
+    assert {name: adds[name] for name in expected} == expected
+    best = found["best_member"]
+    assert best["name"] == names[int(np.argmax([roc_auc_score(targets, p) for p in probs]))]
+    against = (probs[names.index(best["name"])], probs.mean(axis=0))
+    expected = compare(competition, targets, against, ("1", "3"), "val", resamples=200)["overall"]
+    assert best["differences"]["macro_auroc"] == expected["macro_auroc"]
+
+
+@pytest.mark.parametrize("make", [one_class, several])
+@pytest.mark.parametrize("method", ["mean", "weighted", "stack"])
+def test_a_good_member_is_seen_to_help_and_a_useless_one_not(make, method) -> None:
+    targets, probs = make(n=800)
+    # The last is noise, which does harm to a mean.
+    probs = probs[:2] if method == "mean" else probs
+    limits = None if make is one_class else np.full((len(probs), 3), 0.5)
+    names = ["first", "good", "useless"][: len(probs)]
+    found = judged(targets, probs, names, method=method, limits=limits)
+    good = found["members"]["good"]["adds"]["macro_auroc"]["difference"]
+    assert good["low"] > 0
+    if method == "stack":
+        useless = found["members"]["useless"]["adds"]["macro_auroc"]["difference"]
+        assert useless["low"] <= 0
+        assert abs(useless["high"]) < 0.01 < good["low"]
+    if method == "weighted":  # it has no weight, on no fold
+        useless = found["members"]["useless"]["adds"]["macro_auroc"]["difference"]
+        assert useless == {"value": 0, "low": None, "high": None}
+
+
+def test_findings_are_called_at_thresholds_of_the_other_folds() -> None:
+    targets, probs = several(unknown=0.2)
+    patients = np.repeat(np.arange(200), 2)
+    limits = np.full((3, 3), 0.7)
+    found = judged(targets, probs, ["a", "b", "c"], limits=limits, groups=patients)
+    fold, mean = deal_folds(targets, patients), probs.mean(axis=0)
+    called = np.zeros(targets.shape, bool)
+    for held_out in range(5):
+        mine = fold == held_out
+        chosen = choose_thresholds(targets[~mine], mean[~mine], CLASSES, "rest")
+        called[mine] = mean[mine] >= chosen.limits
+    missed = [1 - called[targets[:, c] == 1, c].mean() for c in range(3)]
+    by_class = found["methods"]["mean"]["classes"].values()
+    assert [one["false_negative_rate"]["value"] for one in by_class] == pytest.approx(missed)
+    votes = (probs >= 0.7).sum(axis=0) >= 1.5
+    missed = [1 - votes[targets[:, c] == 1, c].mean() for c in range(3)]
+    by_class = found["methods"]["vote"]["classes"].values()
+    assert [one["false_negative_rate"]["value"] for one in by_class] == pytest.approx(missed)
+
+
+def test_the_terminal_shows_methods_misses_and_members() -> None:
+    targets, probs = several()
+    found = judged(targets, probs, ["a", "b", "c"], limits=np.full((3, 3), 0.5), method="stack")
+    shown = format_ensemble(found)
+    assert max(map(len, shown.splitlines())) <= 120
+    for text in ("weighted *", "stack *", "macro FNR", "Effusion", "adds: the ensemble (stack)"):
+        assert text in shown
+    assert "accuracy" not in shown
+    assert "stack minus the best member alone" in shown
+    one = format_ensemble(judged(*one_class(), ["a", "b", "c"]))
+    assert "accuracy" in one and "thresholds" not in one
+
+
+def test_a_class_that_no_image_has_is_no_number() -> None:
+    targets, probs = several(unknown=0)
+    targets[:, 2] = 0
+    found = judged(targets, probs, ["a", "b", "c"], limits=np.full((3, 3), 0.5), method="stack")
+    assert found["methods"]["mean"]["classes"]["Edema"]["false_negative_rate"]["value"] is None
+    assert found["methods"]["stack"]["overall"]["macro_auroc"]["value"] > 0.7
+    targets[:] = 0
+    found = judged(targets, probs, ["a", "b", "c"], limits=np.full((3, 3), 0.5))
+    assert "n/a" in format_ensemble(found)
+
+
+def test_tables_that_do_not_fit_are_refused() -> None:
+    targets, probs = one_class()
+    with pytest.raises(UserError, match="a sum that is not 1"):
+        judged(targets, np.stack([probs[0], probs[1] / 2]), ["a", "b"])
