@@ -1,6 +1,7 @@
 """What is exported computes what the kit computes: the resize, the networks, the 8 bits."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -10,12 +11,14 @@ import torch
 from PIL import Image
 
 from xraycomp.data import decode
+from xraycomp.data.competition_file import load_competition
 from xraycomp.judging.calibration import Calibration
+from xraycomp.model.augment import prepare
 from xraycomp.model.config import TrainConfig
 from xraycomp.model.export_int8 import quantize
 from xraycomp.model.export_onnx import export_onnx, resize_and_crop
 from xraycomp.model.export_session import compare_speed, infer_batches, open_session
-from xraycomp.model.zoo import create_model
+from xraycomp.model.zoo import build_model, create_model
 
 CONFIG = TrainConfig(image_size=64)  # cached at 73 px
 CLASSES = ["a", "b", "c"]
@@ -98,6 +101,19 @@ def test_every_kind_of_network_gives_what_torch_gives_for_films_of_any_size(tmp_
         assert np.allclose(infer(films), kit_probs(model, cached, 1.7), atol=0.02)
 
 
+@pytest.mark.parametrize("settings", [{"channels": "rgb"}, {"laplacian": 1.5}])
+def test_what_the_settings_make_of_a_film_is_in_the_file(tmp_path, settings):
+    config = replace(CONFIG, arch="timm:test_resnet", **settings)
+    torch.manual_seed(0)
+    model = build_model(config, load_competition("phantom")).eval()
+    films = np.stack([film(73, 73, seed) for seed in range(3)])
+    inputs = prepare(torch.from_numpy(films), config, model.mean, model.std)
+    with torch.no_grad():
+        expected = model.probabilities(model(inputs)).numpy()
+    export_onnx(model, config, 1.0, tmp_path / "model.onnx", {})
+    assert np.allclose(open_session(tmp_path / "model.onnx")(films), expected, atol=2e-5)
+
+
 def test_the_file_says_what_it_takes_and_gives(exported):
     session = onnxruntime.InferenceSession(exported[1], providers=["CPUExecutionProvider"])
     (given,), (returned,) = session.get_inputs(), session.get_outputs()
@@ -154,6 +170,6 @@ def test_what_does_more_is_measured_to_be_slower(exported):
 
     found = compare_speed(slow, infer, film(73, 73))
     for which in ("single", "batch"):
-        assert found[f"{which}_ratio"] > 1.5  # four times the work, on a machine that may be busy
+        assert found[f"{which}_ratio"] > 2  # four times the work
         assert found[f"{which}_before_ms"] > found[f"{which}_after_ms"] > 0
     assert found["batch_after_ms"] > found["single_after_ms"]

@@ -44,7 +44,8 @@ def infer_batches(infer: Infer, films: NDArray[np.uint8]) -> NDArray[np.float64]
 def compare_speed(before: Infer, after: Infer, film: NDArray[np.uint8]) -> dict[str, float]:
     """How long both take for ``film`` (uint8, (height, width)) alone and in a batch of 32.
 
-    The two take turns, so that a machine that is busy elsewhere slows both down.
+    Processor time is what counts: with one thread it is what a clock shows where nothing else runs.
+    The two take turns, so that a machine that is busy elsewhere slows both down alike.
 
     Returns ``{"rounds": int}`` and for ``single`` and ``batch`` the medians ``<which>_before_ms``
     and ``<which>_after_ms`` (of a call) and ``<which>_ratio`` (of the ratios within a round).
@@ -67,7 +68,7 @@ def compare_speed(before: Infer, after: Infer, film: NDArray[np.uint8]) -> dict[
 
 
 def _seconds(infer: Infer, films: NDArray[np.uint8], times: int) -> float:
-    began = time.perf_counter()
+    began = time.process_time()
     for _ in range(times):
         infer(films)
-    return (time.perf_counter() - began) / times
+    return (time.process_time() - began) / times
