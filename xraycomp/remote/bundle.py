@@ -16,6 +16,7 @@ the first line of the log and ``kernel.json`` in the output tell the sha256 of w
 
 import base64
 import io
+import lzma
 import re
 import zipfile
 from dataclasses import dataclass
@@ -185,5 +186,6 @@ def _pack(files: dict[str, bytes]) -> bytes:
         for name, content in sorted(files.items()):
             info = zipfile.ZipInfo(name)  # dated 1980
             info.create_system, info.external_attr = 3, 0o644 << 16  # as Unix, whatever this is
-            archive.writestr(info, content, zipfile.ZIP_DEFLATED, 9)
-    return packed.getvalue()
+            archive.writestr(info, content)
+    # Compressed as one: so many small files have much in common.
+    return lzma.compress(packed.getvalue(), preset=9)

@@ -10,13 +10,13 @@ import hashlib
 import importlib
 import io
 import json
+import lzma
 import os
 import runpy
 import sys
 import tempfile
 import time
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -66,10 +66,10 @@ def launch(
 
 def _read_payload(payload: str, sha256: str) -> dict[str, bytes]:
     try:
-        packed = base64.b64decode("".join(payload.split()), validate=True)
+        packed = lzma.decompress(base64.b64decode("".join(payload.split()), validate=True))
         with zipfile.ZipFile(io.BytesIO(packed)) as archive:
             files = {info.filename: archive.read(info) for info in archive.infolist()}
-    except (binascii.Error, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError):
+    except (binascii.Error, lzma.LZMAError, zipfile.BadZipFile, EOFError, NotImplementedError):
         files = {}
     # The digest is over what will run, so it does not matter how it was packed.
     if source_digest(files) != sha256:
