@@ -231,6 +231,8 @@ def run(args: argparse.Namespace) -> int:
         else:
             rows.append((name, found))
     seconds = time.perf_counter() - began
+    if not rows:
+        raise Mistake("No image decodes, so there is nothing to predict.")
     write((as_json if args.format == "json" else as_csv)(network, rows), args.output)
     speed = f"{len(rows) / seconds:,.1f} images/s"
     print(f"{len(rows):,} images in {seconds:.2f} s: {speed}.", file=sys.stderr)

@@ -115,7 +115,7 @@ def submit(config: SubmitConfig) -> Path:
     if config.kernel:
         refuse_flags(config, {"predictions", "check", "output"}, "--kernel")
         draft = _kernel_draft(config, run)
-        if not (config.send or config.dry_run):
+        if competition.source == "competition" and not (config.send or config.dry_run):
             raise UserError(f"Nothing was sent: {draft.content} is submitted with --send.")
         _send(config, draft, ledger)
         return ledger
@@ -142,9 +142,10 @@ def _checked_file(config: SubmitConfig, run: RunFolder, folder: Path) -> Path:
         check_submission(config.check, competition, ids)
         log.info("%s is a valid submission of %s rows.", config.check, f"{len(ids):,}")
         return config.check
-    table = read_predictions(
-        config.predictions or run.predictions_path("test"), competition.classes
-    )
+    if config.predictions is None:
+        table = run.predictions("test")
+    else:
+        table = read_predictions(config.predictions, competition.classes)
     output = config.output or folder / f"{run.name}.csv"
     write_submission(output, competition, table, ids)
     log.info("Wrote %s: %s rows, checked.", output, f"{len(ids):,}")

@@ -45,7 +45,7 @@ def run(tmp_path):
 
 def test_a_folder_that_holds_something_is_refused(tmp_path):
     (tmp_path / "note.txt").write_text("mine")
-    with pytest.raises(UserError, match=f"--resume {tmp_path}, replace it with --overwrite"):
+    with pytest.raises(UserError, match=f"--overwrite.* --resume {tmp_path}"):
         check_free(tmp_path)
     assert (tmp_path / "note.txt").read_text() == "mine"
 

@@ -53,7 +53,9 @@ class SplitPlan:
         if self.fold and not self.folds:
             raise UserError(f"--fold {self.fold} is one of --folds, which is not given. Give both.")
         if self.folds and (self.folds < 2 or not 0 <= (self.fold or 0) < self.folds):
-            raise UserError(f"--folds must be at least 2 and --fold one of 0 to {self.folds - 1}.")
+            if self.folds < 2:
+                raise UserError(f"--folds is {self.folds}; it must be at least 2, or 0 for none.")
+            raise UserError(f"--fold is {self.fold}; it must be one of 0 to {self.folds - 1}.")
         if not self.folds and not 0 < val < 1:
             raise UserError(f"--val-fraction is {val}; it must lie between 0 and 1.")
         if not 0 <= test < 1 or (not self.folds and test + val >= 1):
@@ -223,8 +225,8 @@ def _check_sizes(
     if counts[smallest] < n_parts:
         raise UserError(
             f"The class {classes[smallest]} has {counts[smallest]} image(s) or patient(s), too few "
-            f"to stand in each of {n_parts} parts of the split. Add images, or leave the class out "
-            "(--min-count, where images have several)."
+            f"to stand in each of {n_parts} parts of the split. Add images, ask for fewer --folds, "
+            "or leave the class out (--min-count, where images have several)."
         )
 
 

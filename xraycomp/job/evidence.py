@@ -49,7 +49,10 @@ def read_split(run: RunFolder, split: str, predictions: Path | None = None) -> E
     competition, manifest = run.competition(), run.manifest()
     if not is_labelled(manifest["label"][manifest["split"] == split]).any():
         raise UserError(f"{run.path} has no labelled split {split!r}. Choose val or train.")
-    table = read_predictions(predictions or run.predictions_path(split), competition.classes)
+    if predictions is None:
+        table = run.predictions(split)
+    else:
+        table = read_predictions(predictions, competition.classes)
     targets, probs = labelled_rows(manifest, split, table, competition.classes)
     images = labelled_images(manifest, split, competition.classes)
     return Evidence(

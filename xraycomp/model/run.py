@@ -159,8 +159,17 @@ class RunFolder:
         return table.assign(**table[numbers].apply(pd.to_numeric))
 
     def predictions(self, split: str) -> pd.DataFrame:
-        """The run's probability table of ``split``."""
-        return read_predictions(self.predictions_path(split), self.competition().classes)
+        """The run's probability table of ``split``. Raises ``UserError`` where it has none."""
+        path = self.predictions_path(split)
+        if not path.is_file():
+            raise UserError(
+                f"There is no {path}, since the run is not finished. Go on with it: python -m "
+                f"xraycomp.train --resume {self.whole.path}"
+                if not self.finished
+                else f"There is no {path}. Write it with: python -m xraycomp.predict --runs "
+                f"{self.path} --split {split}"
+            )
+        return read_predictions(path, self.competition().classes)
 
     def write_epoch(self, row: Mapping[str, Any]) -> None:
         """Put one epoch's row into ``metrics.csv``, in place of rows of that epoch and later."""
@@ -199,8 +208,8 @@ def check_free(path: Path, *, overwrite: bool = False) -> None:
     """
     if path.is_dir() and any(path.iterdir()) and not overwrite:
         raise UserError(
-            f"{path} holds an earlier run. Continue it with --resume {path}, replace it with "
-            "--overwrite, or give another --name."
+            f"{path} holds an earlier run. Replace it with --overwrite, or give another --name; if "
+            f"it is not finished, this goes on with it: python -m xraycomp.train --resume {path}"
         )
     there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     if not os.access(there, os.W_OK):
