@@ -1,6 +1,5 @@
 """The members of an ensemble: several runs, or tables from anywhere, brought to the same images."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from xraycomp.console.errors import UserError, listing
 from xraycomp.data.competition import Competition
+from xraycomp.data.digests import sha256_file
 from xraycomp.data.image_ids import image_key
 from xraycomp.data.matching import Reading, match_unlabelled
 from xraycomp.data.predictions import ID, read_predictions
@@ -62,7 +62,7 @@ class Members:
         return [
             {
                 "name": name,
-                "files": [{"path": str(path), "sha256": _sha256(path)} for path in paths],
+                "files": [{"path": str(path), "sha256": sha256_file(path)} for path in paths],
             }
             for name, paths in zip(self.names, self.files, strict=True)
         ]
@@ -250,8 +250,3 @@ def _test_split(
 
 def _run_files(run: RunFolder, test: bool) -> tuple[Path, ...]:
     return tuple(run.predictions_path(split) for split in (("val", "test") if test else ("val",)))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
