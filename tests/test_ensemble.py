@@ -10,10 +10,12 @@ from drawn_run import CLASSES, draw_run
 from scipy.special import expit, softmax
 
 from xraycomp import ensemble, evaluate
+from xraycomp.data.duplicates import describe_copies
 from xraycomp.data.files import write_csv
 from xraycomp.data.labels import encode_targets
 from xraycomp.data.predictions import probability_table, read_predictions
-from xraycomp.judging.combining import fit_weights
+from xraycomp.ensembles.member_tables import read_runs
+from xraycomp.judging.combining import deal_folds, fit_weights
 from xraycomp.judging.thresholds import Thresholds
 from xraycomp.model.run import RunFolder
 
@@ -118,6 +120,37 @@ def test_findings_are_voted_on_at_each_runs_own_thresholds(finding_runs, tmp_pat
     np.testing.assert_array_equal(found, np.mean(votes, axis=0))
     assert "a vote calls what half the members do" in caplog.text
     assert (output / "thresholds.json").is_file()
+
+
+def test_an_id_of_a_training_and_of_a_test_image_is_no_reason_to_stumble(runs, tmp_path):
+    for run in runs[:2]:
+        manifest = RunFolder.open(run).manifest()
+        held = manifest[manifest["split"] == "val"].iloc[0]
+        again = held.to_frame().T.assign(path="test/0", label="", patient="other", split="test")
+        write_csv(run / "manifest.csv", pd.concat([manifest, again]))
+    members = read_runs(runs[:2])
+    patients = manifest[manifest["split"] == "val"].set_index("image")["patient"]
+    same = np.equal.outer(members.groups, members.groups)
+    ours = patients.loc[members.images].to_numpy()
+    np.testing.assert_array_equal(same, np.equal.outer(ours, ours))
+
+
+def test_copies_of_two_patients_are_in_one_group(runs):
+    for run in runs[:2]:
+        manifest = RunFolder.open(run).manifest()
+        held = manifest[manifest["split"] == "val"]
+        first, last = held.iloc[0], held.iloc[-1]
+        assert first["patient"] != last["patient"]
+        # By way of a third image, that is in no one's validation split.
+        place = np.flatnonzero(manifest["split"] == "train")[0]
+        rows = [held.index[0], place, held.index[-1]]
+        copies = pd.DataFrame({"a": rows[:2], "b": rows[1:], "kind": "near"})
+        write_csv(run / "duplicates.csv", describe_copies(copies, manifest))
+    members = read_runs(runs[:2])
+    places = [members.images.index(one["image"]) for one in (first, last)]
+    assert members.groups[places[0]] == members.groups[places[1]]
+    fold = deal_folds(members.targets, members.groups)
+    assert fold[places[0]] == fold[places[1]]
 
 
 def test_runs_are_judged_on_what_all_have_held_out(tmp_path, caplog):

@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from xraycomp.console.errors import UserError, listing
 from xraycomp.data.competition import Competition
 from xraycomp.data.digests import sha256_file
+from xraycomp.data.duplicates import copy_groups, read_copies
 from xraycomp.data.image_ids import image_key
 from xraycomp.data.matching import Reading, match_unlabelled
 from xraycomp.data.predictions import ID, read_predictions
+from xraycomp.data.split import join_groups
 from xraycomp.job.evidence import Evidence, read_split, read_tables
 from xraycomp.judging.comparison import same_images
 from xraycomp.judging.thresholds import (
@@ -41,7 +43,7 @@ class Members:
     probs: NDArray[np.float64]
     """In 0..1, shape (m, n, k)."""
     groups: NDArray[np.int64]
-    """Which images are of one patient, shape (n,)."""
+    """Which images are of one patient or copies of each other, shape (n,)."""
     judged_on: str
     """Says which images these are."""
     limits: NDArray[np.float64] | None = None
@@ -94,7 +96,6 @@ def read_runs(paths: Sequence[Path]) -> Members:
         judged_on = f"validation images that all {len(runs)} runs have held out"
         remarks.append(f"{len(images):,} images are held out by all runs; the others are not used.")
     first = runs[0]
-    patients = first.manifest().set_index(ID)["patient"].loc[images].to_numpy(object)
     settings, multilabel = first.config(), competition.multilabel
     test_images, test_probs, said = _test_split(runs, competition)
     return Members(
@@ -104,7 +105,7 @@ def read_runs(paths: Sequence[Path]) -> Members:
         images,
         targets,
         probs,
-        _groups(patients),
+        _groups(first, images),
         judged_on,
         limits=np.stack([_limits(run, competition) for run in runs]) if multilabel else None,
         criterion=named_criterion(settings.threshold_criterion, settings.sensitivity),
@@ -213,10 +214,16 @@ def _in_common(
     return images, targets[0].astype(np.float64), np.stack(probs).astype(np.float64)
 
 
-def _groups(patients: NDArray[np.object_]) -> NDArray[np.int64]:
-    """One number a patient; images without one are for themselves."""
-    codes, _ = pd.factorize(patients)
-    return np.where(patients == "", np.arange(len(patients)), codes + len(patients))
+def _groups(run: RunFolder, images: list[str]) -> NDArray[np.int64]:
+    """One number for all images that share a patient or a known copy."""
+    manifest = run.manifest()
+    copies = copy_groups(read_copies(run.duplicates(), manifest), len(manifest))
+    groups = join_groups(manifest["patient"].to_numpy(object), copies)
+    # An id may stand for a training image and for a test image too.
+    held = (manifest["split"] == "val").to_numpy()
+    places = pd.Index(manifest[ID][held]).get_indexer(pd.Index(images))
+    found: NDArray[np.int64] = groups[held][places]
+    return found
 
 
 def _limits(run: RunFolder, competition: Competition) -> NDArray[np.float64]:
