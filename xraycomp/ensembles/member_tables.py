@@ -24,6 +24,7 @@ from xraycomp.judging.thresholds import (
     THRESHOLDS,
     Criterion,
     Thresholds,
+    choose_thresholds,
     named_criterion,
 )
 from xraycomp.model.run import RunFolder
@@ -47,9 +48,10 @@ class Members:
     judged_on: str
     """Says which images these are."""
     limits: NDArray[np.float64] | None = None
-    """From where on each member calls each finding, shape (m, k); None: an image has one class."""
+    """From where on each member calls each finding in images without labels, shape (m, 1, k); None:
+    an image has one class."""
     criterion: Criterion = "f1"
-    """By which the ensemble's thresholds are chosen."""
+    """By which thresholds are chosen."""
     test_images: tuple[str, ...] = ()
     """Empty where not all members predict the same."""
     test_probs: NDArray[np.float64] | None = None
@@ -98,6 +100,7 @@ def read_runs(paths: Sequence[Path]) -> Members:
     first = runs[0]
     settings, multilabel = first.config(), competition.multilabel
     test_images, test_probs, said = _test_split(runs, competition)
+    limits = np.stack([_limits(run, competition) for run in runs])[:, None] if multilabel else None
     return Members(
         competition,
         names,
@@ -107,7 +110,7 @@ def read_runs(paths: Sequence[Path]) -> Members:
         probs,
         _groups(first, images),
         judged_on,
-        limits=np.stack([_limits(run, competition) for run in runs]) if multilabel else None,
+        limits=limits,
         criterion=named_criterion(settings.threshold_criterion, settings.sensitivity),
         test_images=test_images,
         test_probs=test_probs,
@@ -129,8 +132,9 @@ def read_member_tables(
     """Tables of probabilities from anywhere, and one of labels; ``test``: each member's table of
     unlabelled images, or none.
 
-    Every image is for itself. ``reading``, ``name``, ``task`` and ``metric`` as in
-    `evidence.read_tables`. Raises ``UserError`` where the tables do not fit each other.
+    Every image is for itself, and the limits are chosen on the labelled ones. ``reading``,
+    ``name``, ``task`` and ``metric`` as in `evidence.read_tables`. Raises ``UserError`` where the
+    tables do not fit each other.
     """
     _several(predictions, "tables")
     if test and len(test) != len(predictions):
@@ -158,7 +162,10 @@ def read_member_tables(
     test_probs = None
     if test:
         test_images, test_probs = match_unlabelled(test, competition.classes, reading)
-    halves = np.full((len(found), len(competition.classes)), NO_THRESHOLD)
+    limits = None
+    if competition.multilabel:
+        chosen = [choose_thresholds(targets, one, competition.classes, "").limits for one in probs]
+        limits = np.stack(chosen)[:, None]
     return Members(
         competition,
         _names(predictions),
@@ -168,7 +175,7 @@ def read_member_tables(
         probs,
         np.arange(len(images)),
         found[0].judged_on,
-        limits=halves if competition.multilabel else None,
+        limits=limits,
         test_images=tuple(test_images),
         test_probs=test_probs,
         remarks=tuple(remarks),
