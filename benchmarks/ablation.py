@@ -45,10 +45,8 @@ NEXT_STEPS = {
     "Laplacian pyramid": f"{SHORT} --laplacian 1",
     "three channels": f"{SHORT} --channels rgb",
     "batches of 128": f"{SHORT} --accumulate 4",
-    "batches of 128, twice the rate": f"{SHORT} --accumulate 4 --lr 0.002",
     "twice the epochs": "--image-size 64 --epochs 8",
     "ResNet-34": f"{SHORT} --arch resnet34",
-    "ResNet-50": f"{SHORT} --arch resnet50",
     "MobileNetV3": f"{SHORT} --arch mobilenet_v3_large",
     "weights of 2 epochs averaged": f"{SHORT} --swa-epochs 2",
 }
@@ -59,11 +57,7 @@ PRETRAINED = {
         "pretrained": NETWORK,
         "frozen body first": f"{NETWORK} --stages 'head:0.005:1 all:0.001:5'",
     },
-    "next-steps": {
-        "pretrained": f"{NETWORK} {SHORT}",
-        "pretrained, three channels": f"{NETWORK} {SHORT} --channels rgb",
-        "pretrained, Laplacian pyramid": f"{NETWORK} {SHORT} --laplacian 1",
-    },
+    "next-steps": {"pretrained": f"{NETWORK} {SHORT}"},
 }
 """With the weights, and without the network of ``fast``."""
 

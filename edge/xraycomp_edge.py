@@ -15,7 +15,7 @@ import struct
 import sys
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,8 +122,10 @@ def load_gray(path: Path) -> np.ndarray:
         return np.asarray((image.convert("RGB") if image.mode == "P" else image).convert("L"))
 
 
-def find_images(given: Iterable[Path]) -> list[tuple[str, Path]]:
+def find_images(given: Sequence[Path]) -> list[tuple[str, Path]]:
     """The name and the path of every image: files as given, of a folder all below it, sorted.
+
+    Beside others a folder's images have its name before theirs, since two may hold the same.
 
     Raises ``Mistake`` for what is not there, and where there is no image at all.
     """
@@ -137,7 +139,8 @@ def find_images(given: Iterable[Path]) -> list[tuple[str, Path]]:
         below = [file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES]
         names = [(file.relative_to(path), file) for file in below if file.is_file()]
         visible = [pair for pair in names if not any(p.startswith(".") for p in pair[0].parts)]
-        found += [(name.as_posix(), file) for name, file in sorted(visible)]
+        alone = len(given) == 1
+        found += [(name.as_posix() if alone else str(file), file) for name, file in sorted(visible)]
     if not found:
         raise Mistake("There are no images there. Check the paths.")
     return found

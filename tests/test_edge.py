@@ -97,10 +97,10 @@ def test_json_says_the_same_and_keeps_the_order_given(model, films):
     done = run(model, *given, "--format", "json", "--batch-size", "1", "--threads", "1")
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)
-    below = ["film_0.png", "film_2.png", "film_4.png"]
-    assert [row["image"] for row in rows] == [str(given[0]), *below, str(given[2])]
+    below = [films / "0" / f"film_{number}.png" for number in (0, 2, 4)]
+    paths = [given[0], *below, given[2]]
+    assert [row["image"] for row in rows] == [str(path) for path in paths]
     found = np.array([[row["probs"][name] for name in CLASSES] for row in rows])
-    paths = [given[0], *(films / "0" / name for name in below), given[2]]
     assert np.allclose(found, expected(model, paths), atol=2e-6)
     assert all(row["called"] == CLASSES[:1] for row in rows)
 

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -198,6 +199,30 @@ def test_an_earlier_int8_file_goes_when_none_is_made(place, tmp_path):
     export.export(settings)
     assert not (tmp_path / "one" / "export" / "model.int8.onnx").exists()
     assert list(report_of(tmp_path / "one")["files"]) == ["model.onnx"]
+
+
+def test_of_a_run_with_several_views_the_file_is_calibrated_for_one(place, tmp_path):
+    """The run's own temperature is for the mean of its views; here it is one that would show."""
+    run = tmp_path / "one"
+    shutil.copytree(place / "runs" / "one", run)
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"tta": ["mirror"]}))
+    plain = Calibration.read(run)
+    replace(plain, temperature=7.0).write(run / "calibration.json")
+    export.main(["--run", str(run), "--data", str(place / "films"), "--no-int8"])
+    session = onnxruntime.InferenceSession(run / "export" / "model.onnx")
+    found = float(session.get_modelmeta().custom_metadata_map["temperature"])
+    assert found == pytest.approx(plain.temperature, rel=1e-3)
+
+
+def test_of_a_run_of_all_folds_one_is_to_be_named(place, tmp_path, refused, match):
+    run = tmp_path / "k"
+    shutil.copytree(place / "runs" / "one", run)
+    shutil.copytree(place / "runs" / "one", run / "k-fold0")
+    for folder, fold in ((run, None), (run / "k-fold0", 0)):
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"folds": 2, "fold": fold}))
+    match(f"Export one of them: --run {run / 'k-fold0'}", refused(export.main, "--run", run))
 
 
 def test_a_network_that_gives_no_numbers_leaves_no_file(place, tmp_path, refused):

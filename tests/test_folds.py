@@ -24,7 +24,7 @@ import xraycomp
 from xraycomp import evaluate, explain, merge, predict, report, train
 from xraycomp.console.errors import UserError
 from xraycomp.data.heat import HeatMaps
-from xraycomp.job.folds import draw_held_out, load_networks
+from xraycomp.job.held_out import draw_held_out, load_networks
 from xraycomp.job.images import open_images
 from xraycomp.model.checkpoint import load_best, read_checkpoint
 from xraycomp.model.heatmaps import map_pairs

@@ -97,6 +97,10 @@ def test_copies_of_validation_images_are_never_learned():
     assert list(leave_out_copies(manifest, copies)["pseudo_label"][4:]) == [
         *("?", "disc", "stripe", "?")
     ]
+    same_patient = manifest.assign(patient=["a", "b", "", "", "", "b", "a", ""])
+    assert list(leave_out_copies(same_patient, copies)["pseudo_label"][4:]) == [
+        *("?", "?", "stripe", "?")
+    ]
     # Of folds, each leaves out those of its own validation.
     whole = manifest.assign(fold=["0", "1", "0", "2", *[""] * 4])
     for number, wanted in enumerate(

@@ -13,7 +13,7 @@ from xraycomp.console.help import Help
 from xraycomp.data.boxes import read_boxes
 from xraycomp.data.competition import Competition
 from xraycomp.job.explaining import call_images, explain_maps
-from xraycomp.job.folds import all_folds, draw_held_out, load_networks, predict_folds
+from xraycomp.job.held_out import all_folds, draw_held_out, load_networks, predict_folds
 from xraycomp.job.images import open_images
 from xraycomp.job.page import write_own_page
 from xraycomp.judging.thresholds import Thresholds

@@ -18,7 +18,7 @@ from xraycomp.data.files import write_csv
 from xraycomp.data.labels import decode_targets
 from xraycomp.data.predictions import ID, probability_table
 from xraycomp.job.evidence import read_reference
-from xraycomp.job.folds import predict_folds
+from xraycomp.job.held_out import predict_folds
 from xraycomp.job.images import open_images
 from xraycomp.judging.calibration import Calibration
 from xraycomp.judging.prior_shift import format_shift, reestimate

@@ -95,15 +95,19 @@ def _count(targets: NDArray[np.float32], classes: tuple[str, ...]) -> dict[str, 
 
 
 def leave_out_copies(manifest: pd.DataFrame, copies: NDArray[np.int64]) -> pd.DataFrame:
-    """The manifest without the pseudo-labels of images that are copies of validation images.
+    """The manifest without the pseudo-labels of images that are copies of validation images, or of
+    the same patients.
 
     ``copies``, int array of shape (n_rows,), has one number for all copies of an image.
     """
-    judged = np.unique(copies[manifest["split"] == "val"])
-    leaks = is_labelled(manifest[PSEUDO_LABEL]) & np.isin(copies, judged)
+    judged = manifest["split"] == "val"
+    patients = set(manifest["patient"][judged]) - {""}
+    known = np.isin(copies, np.unique(copies[judged])) | manifest["patient"].isin(patients)
+    leaks = is_labelled(manifest[PSEUDO_LABEL]) & known
     if leaks.any():
         log.info(
-            "%s pseudo-labelled images are copies of validation images and are not learned.",
+            "%s pseudo-labelled images are copies of validation images, or of their patients, and "
+            "are not learned.",
             f"{leaks.sum():,}",
         )
     return manifest.assign(**{PSEUDO_LABEL: manifest[PSEUDO_LABEL].mask(leaks, UNKNOWN)})

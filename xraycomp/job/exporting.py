@@ -1,7 +1,8 @@
 """A run as files for the edge: exported, checked on real images, made small, judged and timed."""
 
+import logging
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ from xraycomp.data.decode import load_gray
 from xraycomp.data.digests import sha256_file
 from xraycomp.data.files import write_json
 from xraycomp.job.images import Images, open_images
-from xraycomp.judging.calibration import Calibration
+from xraycomp.judging.calibration import Calibration, fit_temperature
 from xraycomp.judging.comparison import compare
-from xraycomp.judging.thresholds import Thresholds
+from xraycomp.judging.thresholds import Thresholds, choose_thresholds
 from xraycomp.model.checkpoint import load_best
 from xraycomp.model.export_int8 import quantize
 from xraycomp.model.export_onnx import export_onnx, require
@@ -27,6 +28,8 @@ from xraycomp.model.export_session import compare_speed, infer_batches, open_ses
 from xraycomp.model.folding import fold_batch_norm
 from xraycomp.model.inference import predict_probs
 from xraycomp.model.run import RunFolder
+
+log = logging.getLogger(__name__)
 
 REPORT = "export.json"
 NETWORK_BOUND = 1e-3
@@ -76,14 +79,21 @@ def export_run(
     be exported, and where the check fails.
     """
     require("onnx", "onnxscript", "onnxruntime")
+    if folds := run.folds():
+        raise UserError(
+            f"{run.path} has {run.config().folds} networks, and a file holds one. Export one of "
+            f"them: --run {next(iter(folds.values())).path}"
+        )
     competition, calibration = run.competition(), Calibration.read(run.path)
-    thresholds = None
-    if competition.multilabel:
-        # They were chosen on probabilities as predicted; what comes out here is calibrated.
-        thresholds = Thresholds.read(run.path, competition.classes).calibrated(calibration)
+    thresholds = Thresholds.read(run.path, competition.classes) if competition.multilabel else None
     model = load_best(run, torch.device("cpu"))
     films = _open_films(run, data, workers)
     probs = predict_probs(fold_batch_norm(model), films.images.dataset.split("val"), run.config())
+    if run.config().tta:
+        calibration, thresholds = _of_one_view(films, probs, competition, calibration, thresholds)
+    if thresholds:
+        # They were chosen on probabilities as predicted; what comes out here is calibrated.
+        thresholds = thresholds.calibrated(calibration)
     expected = calibration.apply(probs, multilabel=competition.multilabel)
     metadata = _describe(run, calibration, thresholds)
     small = output.with_name(f"{output.stem}.int8.onnx")
@@ -106,6 +116,26 @@ def export_run(
     if not int8:
         small.unlink(missing_ok=True)  # of an earlier export, which the report says nothing of
     return report
+
+
+def _of_one_view(
+    films: Films,
+    probs: NDArray[np.float64],
+    competition: Competition,
+    calibration: Calibration,
+    thresholds: Thresholds | None,
+) -> tuple[Calibration, Thresholds | None]:
+    """Temperature and thresholds fitted anew, since those of the run are for the mean of several
+    views of an image, and the file sees one."""
+    known = ~np.isnan(films.targets).all(axis=1)
+    fitted = films.targets[known], probs[known]
+    temperature = fit_temperature(*fitted, multilabel=competition.multilabel)
+    calibration = replace(calibration, temperature=temperature)
+    if thresholds:
+        names, where = competition.classes, thresholds.judged_on
+        thresholds = choose_thresholds(*fitted, names, where, thresholds.criterion)
+    log.info("The file sees each image once, as it is (no --tta): at %s.", calibration)
+    return calibration, thresholds
 
 
 def _describe(

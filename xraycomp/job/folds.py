@@ -11,31 +11,22 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
-import torch
 
-from xraycomp.console.errors import UserError, listing
-from xraycomp.data.competition import FOLD
-from xraycomp.data.dataset import Dataset
+from xraycomp.console.errors import listing
 from xraycomp.data.duplicates import copy_groups, describe_copies, read_copies
 from xraycomp.data.files import write_csv
 from xraycomp.data.folds import fold_manifest
-from xraycomp.data.heat import HeatMaps
-from xraycomp.data.predictions import ID, probability_table
 from xraycomp.job.beginning import Job, begin
-from xraycomp.job.explaining import DrawMaps
 from xraycomp.job.finishing import finish
-from xraycomp.model.checkpoint import load_best
+from xraycomp.job.held_out import draw_held_out, join_tables, load_networks
+from xraycomp.model.again import resume_command
 from xraycomp.model.config import TrainConfig
 from xraycomp.model.deadline import share_out
 from xraycomp.model.device import choose_device
 from xraycomp.model.distributed import from_main, is_main, own_device
 from xraycomp.model.environment import describe_environment
-from xraycomp.model.heatmaps import DEFAULT, Method, map_pairs
-from xraycomp.model.inference import predict_split
 from xraycomp.model.processes import joined
 from xraycomp.model.run import RunFolder
 from xraycomp.model.stem import GrayModel
@@ -93,6 +84,7 @@ def _settings(fold: RunFolder, config: TrainConfig, minutes: float | None) -> Tr
         device=config.device,
         devices=config.devices,
         workers=config.workers,
+        track=config.track,
         time_limit=minutes,
     )
 
@@ -133,7 +125,10 @@ def _finish(
     log.info("\nAll folds as one run:")
     tables = {
         split: join_tables(
-            {number: fold.predictions(split) for number, fold in folds.items()}, manifest, split
+            folds,
+            {number: fold.predictions(split) for number, fold in folds.items()},
+            manifest,
+            split,
         )
         for split in splits
     }
@@ -150,106 +145,6 @@ def _finish(
         )
     else:
         run.mark_finished()
-
-
-def resume_command(run: RunFolder) -> str:
-    """What goes on with a run; with the whole, where it is one of its folds."""
-    return f"python -m xraycomp.train --resume {run.whole.path}"
-
-
-def join_tables(
-    tables: Mapping[int, pd.DataFrame], manifest: pd.DataFrame, split: str
-) -> pd.DataFrame:
-    """One probability table out of those of all folds, in the order of the manifest.
-
-    For ``val`` it has from each fold the images that it validates on; else it is the mean.
-
-    Raises ``UserError`` where a fold's table lacks some of its images.
-    """
-    rows = manifest[manifest["split"] == split]
-    images, found = list(rows["image"]), []
-    for number, table in tables.items():
-        wanted = rows["image"][rows[FOLD] == str(number)] if split == "val" else rows["image"]
-        indexed = table.set_index(ID)
-        if not wanted.isin(indexed.index).all():
-            raise UserError(
-                f"The {split} predictions of fold {number} lack "
-                f"{(~wanted.isin(indexed.index)).sum():,} of its {len(wanted):,} images. Write "
-                "them anew with: python -m xraycomp.predict --runs FOLD"
-            )
-        found.append(indexed.loc[wanted])
-    classes = tuple(found[0].columns)
-    if split == "val":
-        probs = pd.concat(found).loc[images].to_numpy(np.float64)
-    else:
-        probs = np.mean([table.to_numpy(np.float64) for table in found], axis=0)
-    return probability_table(images, probs, classes)
-
-
-def predict_folds(
-    run: RunFolder, dataset: Dataset, split: str, device: torch.device, **options: Any
-) -> pd.DataFrame:
-    """The probability table of one split by the networks of all folds, see `join_tables`.
-
-    ``dataset`` has the images of the run, or any others in a split that is not ``val``; ``options``
-    are those of `predict_probs`.
-
-    Raises ``UserError`` where the run lacks a fold.
-    """
-    tables = {}
-    for number, fold in all_folds(run).items():
-        held_out = dataset
-        if split == "val":
-            held_out = replace(dataset, manifest=fold_manifest(dataset.manifest, number))
-        model, config = load_best(fold, device), fold.config()
-        tables[number] = predict_split(model, held_out, split, config, **options)
-    return join_tables(tables, dataset.manifest, split)
-
-
-def all_folds(run: RunFolder) -> dict[int, RunFolder]:
-    """The folds of a run of all folds. Raises ``UserError`` where one is missing."""
-    folds = run.folds()
-    if missing := [f"{number}" for number in range(run.config().folds) if number not in folds]:
-        raise UserError(
-            f"{run.path} has no fold {listing(missing, 20)}. Train it with: {resume_command(run)}"
-        )
-    return folds
-
-
-def load_networks(folds: Mapping[int, RunFolder]) -> dict[int, GrayModel]:
-    """The network of each fold, on the CPU; in all of several processes, of which the main one
-    alone reads the runs."""
-    return {number: load_best(fold, torch.device("cpu")) for number, fold in folds.items()}
-
-
-def draw_held_out(
-    networks: Mapping[int, GrayModel],
-    dataset: Dataset,
-    config: TrainConfig,
-    device: torch.device,
-    method: Method = DEFAULT,
-    batch_size: int | None = None,
-) -> DrawMaps:
-    """Heat maps of the validation images of a run of all folds, each by the network that has not
-    learned it; ``networks`` are those of the folds, and ``config`` is as in `map_pairs`."""
-    manifest = dataset.manifest[dataset.manifest["split"] == "val"]
-    fold_of = dict(zip(manifest["image"], manifest[FOLD], strict=True))
-
-    def draw(pairs: pd.DataFrame) -> HeatMaps:
-        numbers, parts = pairs["image"].map(fold_of).to_numpy(), []
-        places = []
-        for number, model in networks.items():
-            rows = np.flatnonzero(numbers == str(number))
-            if len(rows):
-                options: dict[str, Any] = {"batch_size": batch_size, "desc": f"Explain {number}"}
-                one = (model.to(device), dataset, pairs.iloc[rows], config, method)
-                parts.append(map_pairs(*one, **options))
-                places.append(rows)
-        order = np.argsort(np.concatenate(places))
-        values = np.concatenate([part.values for part in parts])[order]
-        return replace(parts[0], pairs=pairs, values=values)
-
-    return draw
 
 
 def write_mean_course(folder: Path, folds: list[Path]) -> None:

@@ -92,7 +92,7 @@ def settings_of_all(fold: RunFolder) -> TrainConfig:
     """The settings of the whole that a fold is one of, without what was only the fold's."""
     default = TrainConfig()
     places = ("name", "resume", "overwrite", "data", "data_dir", "runs_dir", "submissions_dir")
-    machine = ("time_limit", "device", "devices", "workers")
+    machine = ("time_limit", "device", "devices", "workers", "track")
     as_default = {name: getattr(default, name) for name in (*places, *machine)}
     return replace(fold.config(), fold=None, **as_default)
 

@@ -14,9 +14,10 @@ from xraycomp.data.duplicates import count_copies
 from xraycomp.data.pseudo_labels import count_pseudo_labels
 from xraycomp.job.beginning import Job, begin, new_model
 from xraycomp.job.finishing import finish, predict_splits
-from xraycomp.job.folds import resume_command, train_folds
+from xraycomp.job.folds import train_folds
 from xraycomp.job.tracking import Tracker, check_tracker, final_figures, tracking
 from xraycomp.judging.metrics import epoch_scores
+from xraycomp.model.again import resume_command
 from xraycomp.model.checkpoint import load_best, resume_state
 from xraycomp.model.config import TrainConfig
 from xraycomp.model.deadline import Deadline, deadline_in

@@ -1,4 +1,4 @@
-"""The command that trains a run again."""
+"""The commands that train a run again, and that go on with it."""
 
 import json
 import shlex
@@ -27,6 +27,11 @@ def train_again(run: RunFolder) -> str:
         if name not in _LEFT_OUT and value != implied[name] and value is not None:
             words += _flag(name, value)
     return shlex.join(words)
+
+
+def resume_command(run: RunFolder) -> str:
+    """What goes on with a run; with the whole, where it is one of its folds."""
+    return f"python -m xraycomp.train --resume {run.whole.path}"
 
 
 def _flag(name: str, value: Any) -> list[str]:

@@ -36,8 +36,8 @@ class TrainConfig:
     name: str | None = None
     """Name of the run folder. Default: competition, architecture and time."""
     resume: Path | None = None
-    """Run folder to continue with its own settings. Only --data, folders, devices, workers and
-    --time-limit may be other ones; weights and TOML file may lie elsewhere."""
+    """Run folder to continue with its own settings. Only --data, folders, devices, workers,
+    --track and --time-limit may be other ones; weights and TOML file may lie elsewhere."""
     overwrite: bool = False
     """Replace the run folder if it exists."""
     recipe: Recipe = ""
