@@ -10,10 +10,12 @@ from drawn_run import CLASSES, draw_run
 from scipy.special import expit, softmax
 
 from xraycomp import ensemble, evaluate
+from xraycomp.data.duplicates import describe_copies
 from xraycomp.data.files import write_csv
 from xraycomp.data.labels import encode_targets
 from xraycomp.data.predictions import probability_table, read_predictions
-from xraycomp.judging.combining import fit_weights
+from xraycomp.ensembles.member_tables import read_runs
+from xraycomp.judging.combining import cross_fit_limits, deal_folds, fit_weights
 from xraycomp.judging.thresholds import Thresholds
 from xraycomp.model.run import RunFolder
 
@@ -105,19 +107,77 @@ def test_weights_are_found_on_all_images_and_judged_without_them(runs, tmp_path,
     assert judged_on.endswith(", weighted cross-fitted")
 
 
-def test_findings_are_voted_on_at_each_runs_own_thresholds(finding_runs, tmp_path, caplog):
+def test_a_vote_on_findings_is_judged_without_the_runs_own_thresholds_and_predicts_at_them(
+    finding_runs, tmp_path, caplog
+):
+    tables, votes = [], []
+    for seed, run in enumerate(finding_runs):
+        # Chosen on the images that it is judged on, or on any others.
+        limits = np.array([0.3, 0.6, 0.8])
+        Thresholds(dict(zip(FINDINGS, limits.tolist(), strict=True)), "f1", "elsewhere").write(
+            run / "thresholds.json"
+        )
+        probs = np.random.default_rng(seed).random((30, 3))
+        table = probability_table([f"test_{i}" for i in range(30)], probs, FINDINGS)
+        write_csv(run / "predictions" / "test.csv", table)
+        votes.append(probs >= limits)
+        images, known = ids_and_probs(run / "predictions" / "val.csv", FINDINGS)
+        tables.append(known)
     output = tmp_path / "E"
     with caplog.at_level("INFO", "xraycomp"):
         flags = ["--method", "vote", "--output", str(output)]
         ensemble.main(["--runs", *map(str, finding_runs), *flags])
-    votes = []
-    for run in finding_runs:
-        _, probs = ids_and_probs(run / "predictions" / "val.csv", FINDINGS)
-        votes.append(probs >= Thresholds.read(run, FINDINGS).limits)
-    found = ids_and_probs(output / "predictions" / "val.csv", FINDINGS)[1]
+    found = ids_and_probs(output / "predictions" / "test.csv", FINDINGS)[1]
     np.testing.assert_array_equal(found, np.mean(votes, axis=0))
-    assert "a vote calls what half the members do" in caplog.text
-    assert (output / "thresholds.json").is_file()
+
+    manifest = RunFolder.open(finding_runs[0]).manifest().set_index("image").loc[images]
+    targets = encode_targets(manifest["label"], FINDINGS).astype(float)
+    fold = deal_folds(targets, pd.factorize(manifest["patient"])[0])
+    options = (FINDINGS, "f1", fold)
+    limits = [cross_fit_limits(targets, table, *options) for table in tables]
+    found = ids_and_probs(output / "predictions" / "val.csv", FINDINGS)[1]
+    np.testing.assert_array_equal(found, np.mean(np.array(tables) >= limits, axis=0))
+
+    # Half of the members are enough, in all that is written.
+    assert "it calls what\nhalf the members do" in caplog.text
+    assert not (output / "thresholds.json").exists()
+    ours, all_methods = (
+        json.loads((output / name).read_text()) for name in ("metrics.json", "ensemble.json")
+    )
+    assert ours["split"].endswith(", vote cross-fitted")
+    voted = all_methods["methods"]["vote"]["overall"]
+    assert ours["overall"]["macro_f1"]["value"] == pytest.approx(voted["macro_f1"]["value"])
+
+
+def test_an_id_of_a_training_and_of_a_test_image_is_no_reason_to_stumble(runs, tmp_path):
+    for run in runs[:2]:
+        manifest = RunFolder.open(run).manifest()
+        held = manifest[manifest["split"] == "val"].iloc[0]
+        again = held.to_frame().T.assign(path="test/0", label="", patient="other", split="test")
+        write_csv(run / "manifest.csv", pd.concat([manifest, again]))
+    members = read_runs(runs[:2])
+    patients = manifest[manifest["split"] == "val"].set_index("image")["patient"]
+    same = np.equal.outer(members.groups, members.groups)
+    ours = patients.loc[members.images].to_numpy()
+    np.testing.assert_array_equal(same, np.equal.outer(ours, ours))
+
+
+def test_copies_of_two_patients_are_in_one_group(runs):
+    for run in runs[:2]:
+        manifest = RunFolder.open(run).manifest()
+        held = manifest[manifest["split"] == "val"]
+        first, last = held.iloc[0], held.iloc[-1]
+        assert first["patient"] != last["patient"]
+        # By way of a third image, that is in no one's validation split.
+        place = np.flatnonzero(manifest["split"] == "train")[0]
+        rows = [held.index[0], place, held.index[-1]]
+        copies = pd.DataFrame({"a": rows[:2], "b": rows[1:], "kind": "near"})
+        write_csv(run / "duplicates.csv", describe_copies(copies, manifest))
+    members = read_runs(runs[:2])
+    places = [members.images.index(one["image"]) for one in (first, last)]
+    assert members.groups[places[0]] == members.groups[places[1]]
+    fold = deal_folds(members.targets, members.groups)
+    assert fold[places[0]] == fold[places[1]]
 
 
 def test_runs_are_judged_on_what_all_have_held_out(tmp_path, caplog):

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from xraycomp.console.errors import UserError
 from xraycomp.data.competition_file import load_competition
@@ -16,6 +17,7 @@ from xraycomp.data.stand_ins import draw_slice
 from xraycomp.ensembles.members import train_ensemble
 from xraycomp.model.config import TrainConfig
 from xraycomp.model.run import RunFolder
+from xraycomp.model.zoo import create_model
 from xraycomp.remote.session import run_session
 
 SMALL = {"competition": "phantom", "arch": "squeezenet1_1", "epochs": 1, "lr": 0.001}
@@ -93,8 +95,16 @@ def test_finished_members_are_not_trained_again(tmp_path, monkeypatch, caplog):
 
 def test_a_member_that_cannot_be_built_is_found_before_any_is_trained(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for wrong in ({"pool": "attention"}, {"image_size": 4}, {"arch": "resnet"}):
-        with pytest.raises(UserError, match=str(next(iter(wrong.values())))):
+    model = create_model("squeezenet1_1", 2)
+    torch.save({"model": model.state_dict(), "mean": 0.5, "std": 0.25}, tmp_path / "gray.pth")
+    for wrong, said in (
+        ({"pool": "attention"}, "attention"),
+        ({"image_size": 4}, "4"),
+        ({"arch": "resnet"}, "resnet"),
+        ({"weights": "gray.pth", "channels": "rgb"}, "use --channels gray"),
+        ({"loss": "bce"}, "--loss bce does not fit this competition"),
+    ):
+        with pytest.raises(UserError, match=said):
             train_ensemble("both", MEMBERS[0], dataclasses.replace(MEMBERS[1], **wrong))
     assert not (tmp_path / "runs").exists()
 

@@ -23,8 +23,9 @@ class SoupConfig:
     """Average the weights of runs that began from the same pretrained weights (a greedy soup).
 
     The best run comes first. In the order of their validation scores each of the others is added,
-    and stays if the average is no worse with it, by --monitor of the best run. What comes out is a
-    run as any other, for predict, explain and submit; soup.json says what stayed.
+    and stays if the average is no worse with it, by the --monitor of the runs, which must be the
+    same. What comes out is a run as any other, for predict, explain and submit; soup.json says what
+    stayed.
     """
 
     runs: tuple[Path, ...]

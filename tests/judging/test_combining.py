@@ -63,17 +63,22 @@ def test_mean_max_and_vote_are_what_they_are_called() -> None:
 
 def test_findings_keep_their_own_probabilities_and_are_voted_on_at_each_members_limits() -> None:
     targets, limits = np.array([[1, 0, NAN], [0, 1, 1]]), np.array([[0.5], [0.15], [0.45]])
-    limits = np.repeat(limits, 3, axis=1)
+    limits = np.repeat(limits, 3, axis=1)[:, None]
     np.testing.assert_allclose(combine("max", targets, PROBS, limits), PROBS.max(axis=0))
     expected = np.array([[2, 1, 0], [0, 2, 1]]) / 3
     np.testing.assert_allclose(combine("vote", targets, PROBS, limits), expected)
+    each = np.repeat(limits, 2, axis=1)
+    each[0, 1] = 0.2  # of the second image only
+    expected = np.array([[2, 1, 0], [1, 3, 2]]) / 3
+    expected[1, 1] = 2 / 3
+    np.testing.assert_allclose(combine("vote", targets, PROBS, each), expected)
 
 
 @pytest.mark.parametrize("make", [one_class, several])
 def test_rank_mean_orders_as_the_mean_of_ranks_and_keeps_the_scale(make) -> None:
     targets, probs = make(n=200)
     probs[:, 150] = probs[:, 0]  # a tie
-    limits = np.full((3, 3), 0.5)  # of findings, so that rows are not brought to 1
+    limits = np.full((3, 1, 3), 0.5)  # of findings, so that rows are not brought to 1
     found = combine("rank", targets, probs, limits)
     ranks = np.mean([rankdata(one, axis=0) for one in probs], axis=0)
     for c in range(3):
@@ -88,7 +93,7 @@ def test_rank_mean_orders_as_the_mean_of_ranks_and_keeps_the_scale(make) -> None
 
 def test_rank_mean_takes_no_notice_of_how_sure_a_member_is() -> None:
     targets, probs = several(n=300, unknown=0)
-    limits = np.full((3, 3), 0.5)
+    limits = np.full((3, 1, 3), 0.5)
     surer = np.stack([probs[0], expit(9 * logit(probs[1]) - 3), probs[2]])
     before, after = (combine("rank", targets, each, limits) for each in (probs, surer))
     for c in range(3):
@@ -100,7 +105,7 @@ def test_rank_mean_takes_no_notice_of_how_sure_a_member_is() -> None:
 @pytest.mark.parametrize("make", [one_class, several])
 def test_every_method_gives_probabilities(make, method) -> None:
     targets, probs = make(n=100)
-    limits = None if make is one_class else np.full((3, 3), 0.4)
+    limits = None if make is one_class else np.full((3, 1, 3), 0.4)
     found = combine(method, targets, probs, limits)
     assert found.shape == targets.shape
     assert (found >= 0).all() and (found <= 1 + 1e-12).all()
@@ -133,13 +138,13 @@ def test_unknown_labels_teach_nothing() -> None:
     wild = np.where(np.isnan(targets), np.random.default_rng(1).random(probs.shape), probs)
     for method in ("weighted", "stack"):
         learned = [
-            fit_combination(method, targets, each, np.full((3, 3), 0.5)).learned
+            fit_combination(method, targets, each, np.full((3, 1, 3), 0.5)).learned
             for each in (probs, wild)
         ]
         assert learned[0] == learned[1]
     nothing = np.full((5, 3), NAN)
     np.testing.assert_allclose(fit_weights(nothing, probs[:, :5], one_class=False), np.ones(3) / 3)
-    limits = np.full((3, 3), 0.5)
+    limits = np.full((3, 1, 3), 0.5)
     np.testing.assert_allclose(
         combine("stack", nothing, probs[:, :5], limits), probs[:, :5].mean(axis=0)
     )
@@ -156,7 +161,7 @@ def test_stacking_is_scikit_learns_regression_on_logits() -> None:
     known = ~np.isnan(targets[:, 1])
     model = LogisticRegression().fit(logit(probs[:, known, 1]).T, targets[known, 1])
     expected = model.predict_proba(logit(probs[:, :, 1]).T)[:, 1]
-    found = combine("stack", targets, probs, np.full((3, 3), 0.5))
+    found = combine("stack", targets, probs, np.full((3, 1, 3), 0.5))
     np.testing.assert_allclose(found[:, 1], expected, atol=1e-4)
 
 
@@ -166,7 +171,7 @@ def test_stacking_mends_a_member_that_is_sure_of_itself_and_shifted(make) -> Non
     loud = expit(4 * logit(probs[1]) + 3) if make is several else probs[1] ** 6 * [9, 1, 1]
     loud = loud if make is several else loud / loud.sum(axis=1, keepdims=True)
     probs = np.stack([probs[0], loud])
-    limits = None if make is one_class else np.full((2, 3), 0.5)
+    limits = None if make is one_class else np.full((2, 1, 3), 0.5)
     fold = deal_folds(targets, np.arange(len(targets)))
     losses = {}
     for method in ("mean", "stack"):

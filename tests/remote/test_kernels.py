@@ -366,6 +366,40 @@ def test_a_run_that_came_home_names_the_places_of_this_machine(
     assert (found.name, found.data, found.runs_dir) == ("r-fold1", None, home)
 
 
+def test_several_runs_that_came_home_name_the_places_of_this_machine(signed_in, pushed, tmp_path):
+    kaggle, held = Path("/kaggle/working"), {}
+    for name, competition in {"a": "phantom", "b": "/kaggle/src/mine.toml"}.items():
+        config = TrainConfig(
+            competition=competition,
+            name=name,
+            data=Path("/kaggle/input/phantom"),
+            resume=kaggle / "runs" / name,
+            data_dir=Path("/tmp/x"),
+            runs_dir=kaggle / "runs",
+            submissions_dir=kaggle / "submissions",
+            folds=2,
+        )
+        fold = replace(config, name=f"{name}-fold0", fold=0, runs_dir=config.runs_dir / name)
+        held |= {f"runs/{name}/config.json": config, f"runs/{name}/{fold.name}/config.json": fold}
+    files = {name: json.dumps(each.to_json()).encode() for name, each in held.items()}
+    output_of(signed_in, files)
+    note = pushed()
+    with connect() as client:
+        home = pull(client, note, tmp_path / "runs", tmp_path / "submissions")
+    for place, config in held.items():
+        run = RunFolder((home / place).parent)
+        own = run.path if config.fold is None else run.path.parent
+        assert run.config() == replace(
+            config,
+            competition="phantom" if own.name == "a" else str(run.path / "competition.toml"),
+            data=None,
+            resume=None,
+            data_dir=Path("data"),
+            runs_dir=run.path.parent,
+            submissions_dir=(home if config.fold is None else own) / "submissions",
+        )
+
+
 @pytest.mark.parametrize(
     ("files", "said"),
     [

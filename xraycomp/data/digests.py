@@ -1,4 +1,4 @@
-"""Digests of files, remembered so that no file is read twice."""
+"""Digests of files; those of images are remembered, so that none is read twice."""
 
 import hashlib
 from collections.abc import Sequence
@@ -37,6 +37,12 @@ def digest_files(paths: Sequence[Path], memory_path: Path, workers: int) -> list
             columns = ["path", "size", "mtime_ns", "digest"]
             write_csv(memory_path, pd.DataFrame(rows, columns=columns))
     return [value for _, value in found]
+
+
+def sha256_file(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest_file(path: Path) -> str:

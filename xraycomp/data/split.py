@@ -202,7 +202,7 @@ def split_manifest(
         )
     rows = np.flatnonzero(split == "train")
     targets = encode_targets(manifest["label"].iloc[rows], classes)
-    groups = _groups(manifest["patient"].to_numpy(dtype=object), same_side)[rows]
+    groups = join_groups(manifest["patient"].to_numpy(dtype=object), same_side)[rows]
     _check_sizes(targets, groups, classes, (plan.folds or 2) + (test_fraction > 0))
     if test_fraction:
         held = assign_folds(targets, groups, [test_fraction, 1 - test_fraction], plan.seed) == 0
@@ -243,10 +243,14 @@ def _check_sides(
             )
 
 
-def _groups(
+def join_groups(
     patients: NDArray[np.object_], same_side: NDArray[np.int64] | None
 ) -> NDArray[np.int64]:
-    """One number for all images that share a patient or, through any chain, a copy."""
+    """One number for all images that share a patient or, through any chain, a copy; shape (n,).
+
+    ``patients`` are the names of n images' patients, "" where it is unknown; ``same_side`` has one
+    number a group of copies, as from `copy_groups`, or is None: patients alone.
+    """
     alone = np.arange(len(patients))
     codes, _ = pd.factorize(patients)
     by_patient = np.where(patients == "", alone, codes + len(patients))

@@ -20,6 +20,7 @@ from xraycomp.judging.combining import (
     Combination,
     Method,
     combine_cross_fitted,
+    cross_fit_limits,
     deal_folds,
     fit_combination,
 )
@@ -67,7 +68,6 @@ def ensemble(
         members.judged_on,
         groups=members.groups,
         method=method,
-        limits=members.limits,
         criterion=members.criterion,
         resamples=resamples,
     )
@@ -118,12 +118,20 @@ def _write(folder: Path, members: Members, method: Method, fitted: Combination) 
     """Write tables, judgement and submission into ``folder``; return their names."""
     competition, classes = members.competition, members.competition.classes
     fold = deal_folds(members.targets, members.groups)
-    probs = combine_cross_fitted(method, members.targets, members.probs, members.limits, fold)
+    limits, criterion = None, None
+    if competition.multilabel:
+        each = [
+            cross_fit_limits(members.targets, probs, classes, members.criterion, fold)
+            for probs in members.probs
+        ]
+        limits = np.stack(each)
+        # Of a vote half is called, as in the table of all methods.
+        criterion = members.criterion if method != "vote" else None
+    probs = combine_cross_fitted(method, members.targets, members.probs, limits, fold)
     write_csv(folder / "predictions" / "val.csv", probability_table(members.images, probs, classes))
     judged_on = members.judged_on
-    if method in FITTED:
+    if method in FITTED or (method == "vote" and competition.multilabel):
         judged_on += f", {method} cross-fitted"
-    criterion = members.criterion if competition.multilabel else None
     results = write_results(
         folder, competition, members.targets, probs, judged_on, thresholds=criterion
     )

@@ -1,6 +1,5 @@
 """The members of an ensemble: several runs, or tables from anywhere, brought to the same images."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,9 +11,12 @@ from numpy.typing import NDArray
 
 from xraycomp.console.errors import UserError, listing
 from xraycomp.data.competition import Competition
+from xraycomp.data.digests import sha256_file
+from xraycomp.data.duplicates import copy_groups, read_copies
 from xraycomp.data.image_ids import image_key
 from xraycomp.data.matching import Reading, match_unlabelled
 from xraycomp.data.predictions import ID, read_predictions
+from xraycomp.data.split import join_groups
 from xraycomp.job.evidence import Evidence, read_split, read_tables
 from xraycomp.judging.comparison import same_images
 from xraycomp.judging.thresholds import (
@@ -22,6 +24,7 @@ from xraycomp.judging.thresholds import (
     THRESHOLDS,
     Criterion,
     Thresholds,
+    choose_thresholds,
     named_criterion,
 )
 from xraycomp.model.run import RunFolder
@@ -41,13 +44,14 @@ class Members:
     probs: NDArray[np.float64]
     """In 0..1, shape (m, n, k)."""
     groups: NDArray[np.int64]
-    """Which images are of one patient, shape (n,)."""
+    """Which images are of one patient or copies of each other, shape (n,)."""
     judged_on: str
     """Says which images these are."""
     limits: NDArray[np.float64] | None = None
-    """From where on each member calls each finding, shape (m, k); None: an image has one class."""
+    """From where on each member calls each finding in images without labels, shape (m, 1, k); None:
+    an image has one class."""
     criterion: Criterion = "f1"
-    """By which the ensemble's thresholds are chosen."""
+    """By which thresholds are chosen."""
     test_images: tuple[str, ...] = ()
     """Empty where not all members predict the same."""
     test_probs: NDArray[np.float64] | None = None
@@ -62,7 +66,7 @@ class Members:
         return [
             {
                 "name": name,
-                "files": [{"path": str(path), "sha256": _sha256(path)} for path in paths],
+                "files": [{"path": str(path), "sha256": sha256_file(path)} for path in paths],
             }
             for name, paths in zip(self.names, self.files, strict=True)
         ]
@@ -94,9 +98,9 @@ def read_runs(paths: Sequence[Path]) -> Members:
         judged_on = f"validation images that all {len(runs)} runs have held out"
         remarks.append(f"{len(images):,} images are held out by all runs; the others are not used.")
     first = runs[0]
-    patients = first.manifest().set_index(ID)["patient"].loc[images].to_numpy(object)
     settings, multilabel = first.config(), competition.multilabel
     test_images, test_probs, said = _test_split(runs, competition)
+    limits = np.stack([_limits(run, competition) for run in runs])[:, None] if multilabel else None
     return Members(
         competition,
         names,
@@ -104,9 +108,9 @@ def read_runs(paths: Sequence[Path]) -> Members:
         images,
         targets,
         probs,
-        _groups(patients),
+        _groups(first, images),
         judged_on,
-        limits=np.stack([_limits(run, competition) for run in runs]) if multilabel else None,
+        limits=limits,
         criterion=named_criterion(settings.threshold_criterion, settings.sensitivity),
         test_images=test_images,
         test_probs=test_probs,
@@ -128,8 +132,9 @@ def read_member_tables(
     """Tables of probabilities from anywhere, and one of labels; ``test``: each member's table of
     unlabelled images, or none.
 
-    Every image is for itself. ``reading``, ``name``, ``task`` and ``metric`` as in
-    `evidence.read_tables`. Raises ``UserError`` where the tables do not fit each other.
+    Every image is for itself, and the limits are chosen on the labelled ones. ``reading``,
+    ``name``, ``task`` and ``metric`` as in `evidence.read_tables`. Raises ``UserError`` where the
+    tables do not fit each other.
     """
     _several(predictions, "tables")
     if test and len(test) != len(predictions):
@@ -157,7 +162,10 @@ def read_member_tables(
     test_probs = None
     if test:
         test_images, test_probs = match_unlabelled(test, competition.classes, reading)
-    halves = np.full((len(found), len(competition.classes)), NO_THRESHOLD)
+    limits = None
+    if competition.multilabel:
+        chosen = [choose_thresholds(targets, one, competition.classes, "").limits for one in probs]
+        limits = np.stack(chosen)[:, None]
     return Members(
         competition,
         _names(predictions),
@@ -167,7 +175,7 @@ def read_member_tables(
         probs,
         np.arange(len(images)),
         found[0].judged_on,
-        limits=halves if competition.multilabel else None,
+        limits=limits,
         test_images=tuple(test_images),
         test_probs=test_probs,
         remarks=tuple(remarks),
@@ -213,10 +221,16 @@ def _in_common(
     return images, targets[0].astype(np.float64), np.stack(probs).astype(np.float64)
 
 
-def _groups(patients: NDArray[np.object_]) -> NDArray[np.int64]:
-    """One number a patient; images without one are for themselves."""
-    codes, _ = pd.factorize(patients)
-    return np.where(patients == "", np.arange(len(patients)), codes + len(patients))
+def _groups(run: RunFolder, images: list[str]) -> NDArray[np.int64]:
+    """One number for all images that share a patient or a known copy."""
+    manifest = run.manifest()
+    copies = copy_groups(read_copies(run.duplicates(), manifest), len(manifest))
+    groups = join_groups(manifest["patient"].to_numpy(object), copies)
+    # An id may stand for a training image and for a test image too.
+    held = (manifest["split"] == "val").to_numpy()
+    places = pd.Index(manifest[ID][held]).get_indexer(pd.Index(images))
+    found: NDArray[np.int64] = groups[held][places]
+    return found
 
 
 def _limits(run: RunFolder, competition: Competition) -> NDArray[np.float64]:
@@ -250,8 +264,3 @@ def _test_split(
 
 def _run_files(run: RunFolder, test: bool) -> tuple[Path, ...]:
     return tuple(run.predictions_path(split) for split in (("val", "test") if test else ("val",)))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from xraycomp.console.errors import UserError
+from xraycomp.data.competition_file import load_competition
+from xraycomp.data.source import DEFAULT_DRAWN, choose_competition
 from xraycomp.ensembles.ensembling import Ensemble, ensemble
 from xraycomp.ensembles.member_tables import read_runs
 from xraycomp.job.training import train
@@ -12,7 +14,8 @@ from xraycomp.judging.combining import Method
 from xraycomp.model.config import TrainConfig
 from xraycomp.model.deadline import share_out
 from xraycomp.model.run import RunFolder
-from xraycomp.model.zoo import check_input_size, create_model
+from xraycomp.model.state import check_trainable
+from xraycomp.model.zoo import build_model
 
 log = logging.getLogger(__name__)
 
@@ -59,9 +62,10 @@ def train_members(configs: Sequence[TrainConfig]) -> list[RunFolder]:
 
 
 def _check(config: TrainConfig) -> None:
-    """Raise ``UserError`` where the network cannot be built, or not take images of the size."""
-    model = create_model(config.arch, 2, config.weights, pool=config.pool, hidden=config.head)
-    check_input_size(model, config.image_size)
+    """Raise ``UserError`` where the network cannot be built, or not trained as it says."""
+    named = choose_competition(config.competition, config.data, config.data_dir)
+    # A folder of its own has one class an image, as the drawn competition has.
+    check_trainable(build_model(config, named or load_competition(DEFAULT_DRAWN)), config)
 
 
 def _begun(config: TrainConfig) -> RunFolder | None:

@@ -47,8 +47,8 @@ class _Member:
 
 
 @dataclass(frozen=True)
-class _Kitchen:
-    """What averages are made and tasted with."""
+class _Scorer:
+    """What averages are made and scored with."""
 
     model: GrayModel
     """Holds one average after the other."""
@@ -95,12 +95,12 @@ def make_soup(
     networks = [load_best(run, device) for run in folders]
     states = [copy.deepcopy(network.state_dict()) for network in networks]
     _check_networks(folders, networks)
-    kitchen = _Kitchen(networks[0], dataset.learned(), judge)
+    scorer = _Scorer(networks[0], dataset.learned(), judge)
     members = [
-        _Member(run, state, kitchen.value([state]))
+        _Member(run, state, scorer.value([state]))
         for run, state in zip(folders, states, strict=True)
     ]
-    told = _cook(kitchen, sorted(members, key=lambda member: -member.value))
+    told = _select(scorer, sorted(members, key=lambda member: -member.value))
     run = RunFolder.create(
         path,
         config,
@@ -109,26 +109,27 @@ def make_soup(
         first.duplicates(),
         describe_environment(),
     )
-    save_best(kitchen.model, 0, config, run)
+    save_best(scorer.model, 0, config, run)
     write_json(run.soup, told)
     with run.log():
         job = Job(config, run, images.source, dataset)
-        draw = functools.partial(map_pairs, kitchen.model, dataset, config=config, desc="Explain")
-        finish(job, draw, predict_splits(job, kitchen.model))
+        draw = functools.partial(map_pairs, scorer.model, dataset, config=config, desc="Explain")
+        finish(job, draw, predict_splits(job, scorer.model))
     run.mark_finished()
     return run
 
 
-def _cook(kitchen: _Kitchen, members: Sequence[_Member]) -> dict[str, Any]:
-    """Leave the soup of ``members``, the best one first, in the kitchen's model; what to tell."""
-    monitor, sign = kitchen.judge.config.monitor, 1.0
+def _select(scorer: _Scorer, members: Sequence[_Member]) -> dict[str, Any]:
+    """Leave the greedy soup of ``members``, the best one first, in the scorer's model; what to
+    tell of it."""
+    monitor, sign = scorer.judge.config.monitor, 1.0
     if monitor == "val_loss":
         sign = -1.0
     kept, best, told = [members[0]], members[0].value, []
     for member in members:
         value = member.value
         if member is not members[0]:
-            value = kitchen.value([each.state for each in (*kept, member)])
+            value = scorer.value([each.state for each in (*kept, member)])
             if value >= best:
                 kept, best = [*kept, member], value
         told.append(
@@ -147,9 +148,9 @@ def _cook(kitchen: _Kitchen, members: Sequence[_Member]) -> dict[str, Any]:
             sign * value,
             "kept" if member in kept else "left out",
         )
-    uniform = kitchen.value([member.state for member in members])
+    uniform = scorer.value([member.state for member in members])
     score = (
-        uniform if len(kept) == len(members) else kitchen.value([member.state for member in kept])
+        uniform if len(kept) == len(members) else scorer.value([member.state for member in kept])
     )
     log.info(
         "The soup of %d of %d runs has a %s of %.4f; of all of them alike, %.4f.",

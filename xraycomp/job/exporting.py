@@ -1,6 +1,5 @@
 """A run as files for the edge: exported, checked on real images, made small, judged and timed."""
 
-import hashlib
 import logging
 import tempfile
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from xraycomp.console.errors import UserError
 from xraycomp.data.commit import source_commit
 from xraycomp.data.competition import Competition
 from xraycomp.data.decode import load_gray
+from xraycomp.data.digests import sha256_file
 from xraycomp.data.files import write_json
 from xraycomp.job.images import Images, open_images
 from xraycomp.judging.calibration import Calibration, fit_temperature
@@ -150,7 +150,7 @@ def _describe(
         "temperature": calibration.temperature,
         "arch": config.arch,
         "image_size": config.image_size,
-        "best.pt": _facts(run.best)["sha256"],
+        "best.pt": sha256_file(run.best),
         "commit": source_commit() or "unknown",
         "xraycomp": xraycomp.__version__,
     }
@@ -232,6 +232,4 @@ def _shrink(
 
 
 def _facts(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"bytes": path.stat().st_size, "sha256": digest}
+    return {"bytes": path.stat().st_size, "sha256": sha256_file(path)}

@@ -1,6 +1,6 @@
 """Several predictions of the same images made into one: the mean, and what may be better."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -13,7 +13,12 @@ from sklearn.linear_model import LogisticRegression
 from xraycomp.data.split import assign_folds
 from xraycomp.judging.calibration import CLOSEST, to_logits
 from xraycomp.judging.intervals import FloatArray, IntArray
-from xraycomp.judging.thresholds import hard_labels
+from xraycomp.judging.thresholds import (
+    NO_THRESHOLD,
+    Criterion,
+    choose_thresholds,
+    hard_labels,
+)
 
 Method = Literal["mean", "weighted", "rank", "vote", "max", "stack"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -48,8 +53,8 @@ def fit_combination(
     ----------
     targets : shape (n, k); one 1 a row, else 0; findings: any 1, 0 and NaN (unknown: left out)
     members : probabilities in 0..1 of shape (m, n, k)
-    limits : from where on each member calls each finding, shape (m, k); None where an image has one
-        class
+    limits : from where on each member calls each finding, shape (m, 1, k), or (m, n, k) for each
+        image; None where an image has one class
     """
     one_class = limits is None
     if method == "weighted":
@@ -78,7 +83,8 @@ def combine_cross_fitted(
     """The combined probabilities (n, k), each fold's by what was learned on the others alone.
 
     ``fold`` has the shape (n,); the rest is as in `fit_combination`. What learns nothing is as
-    without folds.
+    without folds; for a vote on findings ``limits`` are those of `cross_fit_limits`, else the vote
+    has learned from the images that it is judged on.
     """
     if method not in FITTED:
         return fit_combination(method, targets, members, limits).combine(members)
@@ -88,6 +94,26 @@ def combine_cross_fitted(
         fitted = fit_combination(method, targets[~mine], members[:, ~mine], limits)
         probs[mine] = fitted.combine(members[:, mine])
     return probs
+
+
+def cross_fit_limits(
+    targets: FloatArray,
+    probs: FloatArray,
+    classes: Sequence[str],
+    criterion: Criterion,
+    fold: IntArray,
+) -> FloatArray:
+    """From where on each finding is called in each image, shape (n, k), chosen on the other folds.
+
+    ``probs`` has the shape (n, k), ``fold`` (n,); the rest is as in `choose_thresholds`.
+    """
+    limits = np.full(probs.shape, NO_THRESHOLD)
+    for held_out in np.unique(fold):
+        mine = fold == held_out
+        if not mine.all():
+            chosen = choose_thresholds(targets[~mine], probs[~mine], classes, "", criterion)
+            limits[mine] = chosen.limits
+    return limits
 
 
 def deal_folds(targets: FloatArray, groups: IntArray) -> IntArray:
@@ -148,7 +174,7 @@ def rank_mean(members: FloatArray) -> FloatArray:
 def vote(members: FloatArray, limits: FloatArray) -> FloatArray:
     """The share of members that call each finding, shape (n, k); parameters as in
     `fit_combination`."""
-    shares: FloatArray = (members >= limits[:, None]).mean(axis=0)
+    shares: FloatArray = (members >= limits).mean(axis=0)
     return shares
 
 

@@ -13,13 +13,14 @@ from xraycomp.judging.combining import (
     METHODS,
     Method,
     combine_cross_fitted,
+    cross_fit_limits,
     deal_folds,
 )
 from xraycomp.judging.comparison import COMPARED, Measured, differences, measure
 from xraycomp.judging.figures import RATES
-from xraycomp.judging.intervals import BoolArray, FloatArray, IntArray, entries, percentile, wilson
+from xraycomp.judging.intervals import FloatArray, IntArray, entries, percentile, wilson
 from xraycomp.judging.metrics import PHANTOMS
-from xraycomp.judging.thresholds import NO_THRESHOLD, Criterion, choose_thresholds, hard_labels
+from xraycomp.judging.thresholds import NO_THRESHOLD, Criterion, hard_labels
 
 
 def judge_ensemble(
@@ -31,24 +32,21 @@ def judge_ensemble(
     *,
     groups: IntArray,
     method: Method = "mean",
-    limits: FloatArray | None = None,
     criterion: Criterion = "f1",
     resamples: int = 1000,
 ) -> dict[str, Any]:
     """Judge every method on the same images, each member alone, and what each adds to ``method``.
 
     What is learned from labels is cross-fitted, so that nothing is judged on images that it has
-    learned from: weights and regressions, and the thresholds at which findings are called. A vote
-    calls what half of the members call, each at its own limits.
+    learned from: weights and regressions, and the thresholds at which findings are called, those
+    of each member for a vote, which calls what half of the members call.
 
     Parameters
     ----------
     targets : shape (n, k), one 1 a row, else 0; multilabel: any 1, 0 and NaN (unknown)
     members : probabilities of shape (m, n, k), m >= 2
     names : m names
-    groups : shape (n,); images of one group (patient) stay in one fold
-    limits : from where on each member calls each finding, shape (m, k); None where an image has one
-        class
+    groups : shape (n,); images of one group (a patient, copies) stay in one fold
     criterion : by which the thresholds of findings are chosen
 
     Returns
@@ -72,23 +70,25 @@ def judge_ensemble(
     true, members = sound[0][0], np.stack([scores for _, scores in sound])
     fold = deal_folds(true, groups)
 
-    def measured(probs: FloatArray, called: BoolArray) -> Measured:
+    def measured(probs: FloatArray, limits: FloatArray | float | None) -> Measured:
+        called = hard_labels(probs, limits)
         return measure(true, probs, called, multilabel=multilabel, resamples=resamples)
 
-    def called(probs: FloatArray) -> BoolArray:
-        if not multilabel:
-            return hard_labels(probs, None)
-        return hard_labels(probs, _limits(true, probs, classes, criterion, fold))
+    def chosen(probs: FloatArray) -> FloatArray:
+        return cross_fit_limits(true, probs, classes, criterion, fold)
+
+    own = np.stack([chosen(probs) for probs in members]) if multilabel else None
 
     def combined(method: Method, kept: Sequence[int]) -> Measured:
-        some = None if limits is None else limits[kept]
+        some = None if own is None else own[kept]
         probs = combine_cross_fitted(method, true, members[kept], some, fold)
-        votes = multilabel and method == "vote"
-        return measured(probs, probs >= NO_THRESHOLD if votes else called(probs))
+        if own is None:
+            return measured(probs, None)
+        return measured(probs, NO_THRESHOLD if method == "vote" else chosen(probs))
 
     every = range(len(members))
     methods = {name: combined(name, list(every)) for name in METHODS}
-    alone = [measured(probs, called(probs)) for probs in members]
+    alone = [measured(members[i], None if own is None else own[i]) for i in every]
     whole = methods[method]
     without = [combined(method, [j for j in every if j != i]) for i in every]
     best = int(np.argmax(np.nan_to_num([one.value["macro_auroc"][0] for one in alone], nan=-1)))
@@ -108,23 +108,6 @@ def judge_ensemble(
         },
         "best_member": {"name": names[best], "differences": _differences(alone[best], whole)},
     }
-
-
-def _limits(
-    targets: FloatArray,
-    probs: FloatArray,
-    classes: Sequence[str],
-    criterion: Criterion,
-    fold: IntArray,
-) -> FloatArray:
-    """The threshold of each image and finding, shape (n, k), chosen on the other folds."""
-    limits = np.full(probs.shape, NO_THRESHOLD)
-    for held_out in np.unique(fold):
-        mine = fold == held_out
-        if not mine.all():
-            chosen = choose_thresholds(targets[~mine], probs[~mine], classes, "", criterion)
-            limits[mine] = chosen.limits
-    return limits
 
 
 def _figures(found: Measured, classes: Sequence[str]) -> dict[str, Any]:

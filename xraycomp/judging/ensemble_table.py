@@ -18,7 +18,8 @@ In brackets: 95 % interval, from {resamples:,} resamples of the images.
 FNR, false-negative rate: of the images of a class, the share not called it.
 * learns from labels: each fifth of the images is judged by what was learned on the others."""
 THRESHOLDS = """
-So are thresholds from which on findings are called; a vote calls what half the members do."""
+So are thresholds from which on findings are called, for a vote those of each member; it calls what
+half the members do."""
 ADDS_LEGEND = """\
 adds: the ensemble ({method}) with the member minus without it, on the same resamples.
 Where 0 lies in the brackets these images do not tell whether the member helps."""

@@ -1,11 +1,11 @@
 """What is to be submitted, and the mark by which it is known again in Kaggle's list."""
 
 import functools
-import hashlib
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from xraycomp.data.digests import sha256_file
 from xraycomp.remote.credentials import redact
 
 _FILE = r"\[[0-9a-f]{12}\]$"
@@ -30,8 +30,7 @@ class LocalFile:
     @functools.cached_property
     def sha256(self) -> str:
         """The SHA-256 of the file, in hexadecimal digits."""
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_file(self.path)
 
     @property
     def mark(self) -> str:

@@ -31,7 +31,8 @@ def pull(kaggle: Kaggle, pushed: Pushed, runs_dir: Path, submissions_dir: Path) 
 
     It holds what the kernel's own run folder held, the other files of the output beside it,
     ``kernel.json`` and the decoded log as ``kernel.log``; its ``config.json`` names the places of
-    this machine, so that all commands can go on with it. A submission is also copied to
+    this machine, so that all commands can go on with it. Several runs stay in its ``runs`` and name
+    these places too. A submission is also copied to
     ``submissions_dir/<kernel>-v<version>.csv``.
 
     Raises ``UserError`` for output that another bundle made, for an output without the note of who
@@ -59,9 +60,11 @@ def pull(kaggle: Kaggle, pushed: Pushed, runs_dir: Path, submissions_dir: Path) 
         write_text(temporary / "kernel.log", "".join(f"{line}\n" for line in decode_log(text)))
         _check_origin(temporary, pushed, failure if status in FAILED else "")
         if _unfold_run(temporary):
-            _settle(temporary / "config.json", folder, submissions_dir)
-            for path in temporary.glob("*-fold*/config.json"):
-                _settle(path, folder / path.parent.name, folder / "submissions")
+            _settle_run(temporary, folder, submissions_dir)
+        else:
+            for path in temporary.glob("runs/*/config.json"):
+                home = folder / "runs" / path.parent.name
+                _settle_run(path.parent, home, folder / "submissions")
     submission = folder / "submission.csv"
     if submission.is_file():
         submissions_dir.mkdir(parents=True, exist_ok=True)
@@ -119,6 +122,13 @@ def _unfold_run(folder: Path) -> bool:
     shutil.rmtree(folder / "runs")
     shutil.rmtree(folder / "submissions", ignore_errors=True)
     return (folder / "config.json").is_file()
+
+
+def _settle_run(path: Path, home: Path, submissions_dir: Path) -> None:
+    """Settle the run that lies at ``path``, and its folds, in ``home``, where it is to lie."""
+    _settle(path / "config.json", home, submissions_dir)
+    for each in path.glob("*-fold*/config.json"):
+        _settle(each, home / each.parent.name, home / "submissions")
 
 
 def _settle(path: Path, folder: Path, submissions_dir: Path) -> None:
