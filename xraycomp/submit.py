@@ -115,7 +115,7 @@ def submit(config: SubmitConfig) -> Path:
     if config.kernel:
         refuse_flags(config, {"predictions", "check", "output"}, "--kernel")
         draft = _kernel_draft(config, run)
-        if competition.source == "competition" and not (config.send or config.dry_run):
+        if not (config.send or config.dry_run):
             raise UserError(f"Nothing was sent: {draft.content} is submitted with --send.")
         _send(config, draft, ledger)
         return ledger
@@ -149,7 +149,7 @@ def _checked_file(config: SubmitConfig, run: RunFolder, folder: Path) -> Path:
     output = config.output or folder / f"{run.name}.csv"
     write_submission(output, competition, table, ids)
     log.info("Wrote %s: %s rows, checked.", output, f"{len(ids):,}")
-    if not (config.send or config.dry_run):
+    if competition.source == "competition" and not (config.send or config.dry_run):
         by_hand = ["kaggle", "competitions", "submit", "-c", competition.slug]
         by_hand += ["-f", str(output), "-m", run.name]
         log.info(

@@ -233,7 +233,7 @@ def test_a_fraction_outside_0_and_1_is_refused(fraction):
 @pytest.mark.parametrize(("folds", "fold"), [(1, 0), (-2, 0), (5, 5), (5, -1)])
 def test_a_fold_that_is_not_there_is_refused(folds, fold):
     manifest = manifest_of(np.arange(80) % 4)
-    with pytest.raises(UserError, match="--folds is .* at least 2|--fold is .* one of 0 to"):
+    with pytest.raises(UserError, match=r"--folds is .* at least 2|--fold is .* one of 0 to"):
         split_of(manifest, val_fraction=0.1, folds=folds, fold=fold)
 
 
