@@ -25,13 +25,22 @@ HELP = Help(
     ),
     first="runs predictions labels test method output overwrite",
     groups={
-        "Reading the tables": "columns classes label_column prediction_id label_id separator "
-        "none task metric split_name",
+        "Reading the tables": "image_list columns classes label_column prediction_id label_id "
+        "separator none task metric split_name",
     },
 )
 
 _FOR_TABLES = {
-    *("labels", "test", "columns", "classes", "label_column", "prediction_id", "label_id"),
+    *(
+        "labels",
+        "test",
+        "image_list",
+        "columns",
+        "classes",
+        "label_column",
+        "prediction_id",
+        "label_id",
+    ),
     *("separator", "none", "task", "metric", "split_name"),
 }
 """Flags that say how to read tables, of which runs know everything."""
@@ -51,6 +60,9 @@ class EnsembleConfig:
     it."""
     test: tuple[Path, ...] = ()
     """With --predictions: each member's table of unlabelled images, in the same order."""
+    image_list: Path | None = None
+    """With --predictions: a file that names the images to judge, one a line. Default: all that the
+    tables have."""
     method: Method = "mean"
     """mean, weighted (weights with the smallest log loss), rank (mean of ranks), vote (of hard
     labels), max or stack (logistic regression); all of them are shown. What learns from labels is
@@ -108,6 +120,7 @@ def combine(config: EnsembleConfig) -> Ensemble:
             config.labels,
             config.test,
             reading,
+            image_list=config.image_list,
             name=config.split_name,
             task=config.task,
             metric=config.metric,

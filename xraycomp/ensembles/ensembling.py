@@ -103,6 +103,8 @@ def ensemble(
 
 def check_output(output: Path, *, overwrite: bool) -> None:
     """Raise ``UserError`` where ``output`` holds something that is not to be replaced."""
+    if output.exists() and not output.is_dir():
+        raise UserError(f"--output {output} is a file. Name a folder.")
     if not output.is_dir() or not any(output.iterdir()):
         return
     if not (output / ENSEMBLE).is_file():

@@ -125,6 +125,7 @@ def read_member_tables(
     test: Sequence[Path],
     reading: Reading,
     *,
+    image_list: Path | None = None,
     name: str = "",
     task: str = "auto",
     metric: str = "auroc",
@@ -133,8 +134,8 @@ def read_member_tables(
     unlabelled images, or none.
 
     Every image is for itself, and the limits are chosen on the labelled ones. ``reading``,
-    ``name``, ``task`` and ``metric`` as in `evidence.read_tables`. Raises ``UserError`` where the
-    tables do not fit each other.
+    ``image_list``, ``name``, ``task`` and ``metric`` as in `evidence.read_tables`. Raises
+    ``UserError`` where the tables do not fit each other.
     """
     _several(predictions, "tables")
     if test and len(test) != len(predictions):
@@ -145,7 +146,7 @@ def read_member_tables(
     found: list[Evidence] = []
     for path in predictions:
         fixed = reading if not found else replace(reading, classes=found[0].competition.classes)
-        options: dict[str, Any] = {"image_list": None, "name": name, "metric": metric}
+        options: dict[str, Any] = {"image_list": image_list, "name": name, "metric": metric}
         found.append(read_tables(path, labels, fixed, task=task, **options))
     competition = found[0].competition
     if any(one.competition.multilabel for one in found):
@@ -156,8 +157,13 @@ def read_member_tables(
         "No image is in all of these tables. Predict the same images with each member.",
     )
     remarks = [f"{path}: {found[i].remarks[-1]}" for i, path in enumerate(predictions)]
-    if any(len(one.images) > len(images) for one in found):
-        remarks.append(f"{len(images):,} images are in all tables; the others are not used.")
+    counts = [len(one.images) for one in found]
+    if max(counts) > len(images):
+        fewest = predictions[int(np.argmin(counts))]
+        remarks.append(
+            f"{len(images):,} images are in all tables ({fewest} has {min(counts):,}, another "
+            f"{max(counts):,}); the others are not used."
+        )
     test_images: list[str] = []
     test_probs = None
     if test:

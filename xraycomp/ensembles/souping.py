@@ -185,7 +185,8 @@ def _check(folders: Sequence[RunFolder]) -> None:
             if one != other:
                 raise UserError(
                     f"{run.path} has the {name} {other}, but {first.path} {one}; weights are "
-                    "averaged only of runs that agree in it. Average its probabilities instead."
+                    "averaged only of runs that agree in it. Combine their predictions instead: "
+                    "python -m xraycomp.ensemble --runs ..."
                 )
         if run.competition().classes != first.competition().classes:
             raise UserError(
