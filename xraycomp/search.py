@@ -49,7 +49,8 @@ class SearchConfig:
     """How many trials the study is to have, of all processes together. Default: the whole grid, or
     30."""
     seeds: int = 0
-    """Train each combination with this many seeds, 0 and up; 0: as the space has it."""
+    """Train each combination of a grid with this many seeds, 0 and up, in place of those of the
+    space; 0: as the space has it."""
     sampler: Sampler = ""
     """How settings are chosen: grid, random or tpe. Default: grid where the space has values only,
     tpe where it has ranges."""
@@ -117,10 +118,16 @@ def _find(config: SearchConfig, folder: Path) -> Study | None:
 def _plan(config: SearchConfig, settings: TrainConfig) -> Plan:
     """What a new study searches and how."""
     space = load_space(config.space)
+    sampler: Sampler = config.sampler or ("grid" if space.finite else "tpe")
+    if config.seeds and sampler != "grid":
+        raise UserError(
+            f"--seeds repeats each combination of a grid, but the sampler is {sampler}, which "
+            "would look for the best seed. Choose --sampler grid, or no seeds."
+        )
     plan = Plan(
         space.text,
         settings.to_json(),
-        config.sampler or ("grid" if space.finite else "tpe"),
+        sampler,
         config.pruner,
         config.trials or 30,
         config.seeds,
@@ -144,15 +151,18 @@ def _read_settings(config: SearchConfig, flags: Sequence[str]) -> TrainConfig:
             f"There is no study {folder} yet. Say what to search with --space, or check --study "
             "and, after --, --runs-dir."
         )
-    space = load_space(config.space)
+    space = load_space(config.space).with_seeds(config.seeds)
     base = find_defaults(given, space.fixed)
     settings = parse_flags(TrainConfig, flags, prog=PROG, help=HELP, default=base)
     for name in space.searched:
-        if getattr(settings, name) != getattr(base, name):
-            raise UserError(
-                f"--{name.replace('_', '-')} is what {space.where} searches. Leave it out, or take "
-                "it out of the space."
-            )
+        if getattr(settings, name) == getattr(base, name):
+            continue
+        if name == "seed" and config.seeds:
+            raise UserError("--seed is what --seeds says. Leave one of them out.")
+        raise UserError(
+            f"--{name.replace('_', '-')} is what {space.where} searches. Leave it out, or take it "
+            "out of the space."
+        )
     return settings
 
 

@@ -1,5 +1,6 @@
 """Which process works on which trial of a study; one that dies is made up for by another."""
 
+import contextlib
 import fcntl
 import time
 import uuid
@@ -41,6 +42,11 @@ class Claim:
         spent = self.seconds + time.monotonic() - self.since
         worker = {"at": time.time(), "seconds": round(spent, 1), "deaths": self.deaths}
         self.trial.set_user_attr(WORKER, worker)
+
+    def rest(self) -> None:
+        """Say that this process is not dead, but will let go of the trial."""
+        with contextlib.suppress(load_optuna().exceptions.UpdateFinishedTrialError):
+            self.beat(deaths=-1)
 
     def let_go(self) -> None:
         """Leave the trial to whoever goes on with it."""

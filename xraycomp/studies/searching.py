@@ -17,6 +17,7 @@ from xraycomp.model.deadline import Deadline, deadline_in
 from xraycomp.model.engine import Watch
 from xraycomp.model.run import RunFolder
 from xraycomp.studies.claims import MAX_DEATHS, Claim, claim_trial
+from xraycomp.studies.storage import load_optuna
 from xraycomp.studies.study import Study
 from xraycomp.studies.tally import best_value, write_tally
 
@@ -33,12 +34,17 @@ def work(study: Study, settings: TrainConfig, dead_after: float) -> None:
     reason.
     """
     deadline = deadline_in(settings.time_limit)
+    finished_elsewhere = load_optuna().exceptions.UpdateFinishedTrialError
     while claim := claim_trial(study, dead_after):
         try:
             if claim.deaths >= MAX_DEATHS:
                 _fail(study, claim, f"{MAX_DEATHS} processes died in it, short of memory perhaps.")
             elif not _try(study, settings, claim, deadline):
                 return
+        except finished_elsewhere:
+            # This machine was silent for so long that its trial was taken over.
+            _remove_weights(claim, keep_best=RunFolder(claim.folder).finished)
+            log.info("Trial %d: another process has finished it.", claim.trial.number)
         finally:
             claim.let_go()
             write_tally(study)
@@ -55,7 +61,7 @@ def _try(study: Study, settings: TrainConfig, claim: Claim, deadline: Deadline) 
     try:
         run = _train(study, settings, claim, deadline)
         if run is None:
-            claim.beat(deaths=-1)  # it is let go of, and not dead
+            claim.rest()
             log.info("Time limit reached in trial %d. Go on with: %s", number, study.go_on())
             return False
         value = best_value(run.epochs(), settings.monitor)
@@ -65,11 +71,11 @@ def _try(study: Study, settings: TrainConfig, claim: Claim, deadline: Deadline) 
         _tell(study, claim, "PRUNED")
         log.info("Trial %d: pruned, since others were better by then.", number)
     except Stopped as stopped:
-        claim.beat(deaths=-1)
+        claim.rest()
         sentence = f"Stopped in trial {number}. Go on with: {study.go_on()}"
         raise Stopped(sentence, stopped.signal_number) from None
     except (KeyboardInterrupt, Terminated):
-        claim.beat(deaths=-1)
+        claim.rest()
         raise
     except UserError as error:
         _fail(study, claim, str(error))
@@ -123,14 +129,19 @@ def _watch(claim: Claim, monitor: str) -> Watch:
 
 
 def _tell(study: Study, claim: Claim, state: str, value: float | None = None) -> None:
-    """Finish the trial, and remove what only going on with it needs, large as it is."""
+    """Finish the trial."""
     import optuna
 
     claim.beat()
     study.load().tell(claim.trial.number, value, state=optuna.trial.TrialState[state])
+    _remove_weights(claim, keep_best=state == "COMPLETE")
+
+
+def _remove_weights(claim: Claim, *, keep_best: bool) -> None:
+    """Remove what only going on with the trial needs, large as it is."""
     run = RunFolder(claim.folder)
     run.checkpoint.unlink(missing_ok=True)
-    if state != "COMPLETE":
+    if not keep_best:
         run.best.unlink(missing_ok=True)
 
 

@@ -32,16 +32,12 @@ class Plan:
     trials: int
     """How many trials the study is to have."""
     seeds: int = 0
-    """With how many seeds each combination is trained; 0: as the space has it."""
+    """With how many seeds each combination of a grid is trained; 0: as the space has it."""
     sampler_seed: int = 0
 
     def read_space(self, where: str) -> Space:
         """The space, with the seeds."""
-        space = parse_space(self.space, where)
-        if not self.seeds:
-            return space
-        # First, so that a grid has every combination once before it has one twice.
-        return replace(space, fields={"seed": tuple(range(self.seeds)), **space.fields})
+        return parse_space(self.space, where).with_seeds(self.seeds)
 
     @property
     def minimized(self) -> bool:
@@ -125,7 +121,10 @@ def open_study(folder: Path, storage: str) -> Study | None:
         return None
     study = find_study(folder, storage)
     plan = study and study.user_attrs.get(_PLAN)
-    return Study(folder, storage, Plan(**plan)) if plan else None
+    if not plan:
+        return None
+    folder.mkdir(parents=True, exist_ok=True)  # a machine may have joined by the database alone
+    return Study(folder, storage, Plan(**plan))
 
 
 def create_study(folder: Path, storage: str, plan: Plan) -> Study:
