@@ -24,7 +24,9 @@ import pytest
 from xraycomp import report, search
 from xraycomp.console.errors import UserError
 from xraycomp.model.config import TrainConfig
+from xraycomp.studies import searching
 from xraycomp.studies.claims import claim_trial
+from xraycomp.studies.config import SearchConfig
 from xraycomp.studies.study import open_study
 
 SPACE = """
@@ -234,9 +236,7 @@ def test_a_study_continues_with_more_trials_and_draws_as_in_one_go(here):
     recipe = TrainConfig(
         data=Path("films"), image_size=16, batch_size=8, val_fraction=0.25, epochs=1
     )
-    search.search(
-        search.SearchConfig("s", "space.toml", 3, sampler="random", sampler_seed=3), recipe
-    )
+    searching.search(SearchConfig("s", "space.toml", 3, sampler="random", sampler_seed=3), recipe)
     once = tally("s")["trials"]
     assert [row["params"] for row in apart] == [row["params"] for row in once]
     assert [row["value"] for row in apart] == [row["value"] for row in once]

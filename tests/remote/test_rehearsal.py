@@ -95,6 +95,24 @@ FAILING = {
         "begun",
     ),
     "nothing": ("", "left no run folder", "begun"),
+    "search": (
+        "import json, pathlib\n"
+        "folder = pathlib.Path('runs/opt')\n"
+        "folder.mkdir(parents=True)\n"
+        "trials = [{'state': 'failed', 'reason': 'No memory.'}]\n"
+        "(folder / 'study.json').write_text(json.dumps({'trials': trials}))",
+        "has no complete trial in opt (No memory.)",
+        "begun",
+    ),
+    "trial": (
+        "import json, pathlib\n"
+        "folder = pathlib.Path('runs/opt')\n"
+        "folder.mkdir(parents=True)\n"
+        "trials = [{'state': 'complete', 'run': 'trial-0000'}]\n"
+        "(folder / 'study.json').write_text(json.dumps({'trials': trials}))",
+        "left no metrics.json, best.pt in opt/trial-0000",
+        "begun",
+    ),
     "facts": (
         "open('kernel.json', 'w').write('{}')",
         "kernel.json does not name the bundle",

@@ -85,7 +85,7 @@ def _bring(study: Study, trial: Any, other: Path) -> bool:
                 return False  # a process is at work on it here
             with lock:
                 if same[0].state == waiting:
-                    storage = open_storage(study.folder, study.storage)
+                    storage = open_storage(study.path, study.storage)
                     storage.set_trial_state_values(same[0]._trial_id, running)
                 _fill(study, optuna.trial.Trial(joined, same[0]._trial_id), trial)
     if run.is_dir():
