@@ -258,6 +258,13 @@ def test_a_competition_that_nothing_describes_is_refused(make_kernel: Make) -> N
         rehearse(build(make_kernel(competition_sources=["other-films"])))
 
 
+def test_a_search_space_in_the_folder_is_no_competition(make_kernel: Make) -> None:
+    folder = make_kernel(FIRST)
+    (folder / "my.toml").write_text("[space]\nflip = {values = [true, false]}\n")
+    with pytest.raises(UserError, match="left no run folder"):
+        rehearse(build(folder), train_images=6)
+
+
 def alive(pids: Path) -> list[int]:
     """Which of the processes whose numbers stand in a file still run."""
     found = []

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import tempfile
 import time
 from collections.abc import Mapping
@@ -134,7 +135,10 @@ def _described_competitions(folder: Path) -> dict[str, str]:
 
     Of the built-in competitions, and those whose TOML file lies in the kernel's ``folder``.
     """
-    names = [*built_in_slugs(), *map(str, sorted(folder.glob("*.toml")))]
+    # A search's space has no slug.
+    texts = {path: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.toml"))}
+    own = [str(path) for path, text in texts.items() if re.search(r"(?m)^\s*slug\s*=", text)]
+    names = [*built_in_slugs(), *own]
     return {load_competition(name).attached_as: name for name in names}
 
 

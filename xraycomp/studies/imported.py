@@ -84,15 +84,22 @@ def _bring(study: Study, trial: Any, other: Path) -> bool:
             if lock is None:
                 return False  # a process is at work on it here
             with lock:
+                _replace(study.run_folder(number), run)
                 if same[0].state == waiting:
                     storage = open_storage(study.path, study.storage)
                     storage.set_trial_state_values(same[0]._trial_id, running)
                 _fill(study, optuna.trial.Trial(joined, same[0]._trial_id), trial)
-    if run.is_dir():
-        shutil.rmtree(study.run_folder(number), ignore_errors=True)
-        with atomic_folder(study.run_folder(number)) as temporary:
-            _copy(run, temporary)
+            return True
+    _replace(study.run_folder(number), run)
     return True
+
+
+def _replace(here: Path, run: Path) -> None:
+    """Have the other copy's ``run``, if there is one, in place of what is ``here``."""
+    if run.is_dir():
+        shutil.rmtree(here, ignore_errors=True)
+        with atomic_folder(here) as temporary:
+            _copy(run, temporary)
 
 
 def _fill(study: Study, here: Any, done: Any) -> None:
