@@ -5,12 +5,15 @@ Trials are real runs of a small network on drawn images.
 
 import json
 import re
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,9 @@ import pytest
 from xraycomp import report, search
 from xraycomp.console.errors import UserError
 from xraycomp.model.config import TrainConfig
+from xraycomp.studies import searching
 from xraycomp.studies.claims import claim_trial
+from xraycomp.studies.config import SearchConfig
 from xraycomp.studies.study import open_study
 
 SPACE = """
@@ -231,9 +236,7 @@ def test_a_study_continues_with_more_trials_and_draws_as_in_one_go(here):
     recipe = TrainConfig(
         data=Path("films"), image_size=16, batch_size=8, val_fraction=0.25, epochs=1
     )
-    search.search(
-        search.SearchConfig("s", "space.toml", 3, sampler="random", sampler_seed=3), recipe
-    )
+    searching.search(SearchConfig("s", "space.toml", 3, sampler="random", sampler_seed=3), recipe)
     once = tally("s")["trials"]
     assert [row["params"] for row in apart] == [row["params"] for row in once]
     assert [row["value"] for row in apart] == [row["value"] for row in once]
@@ -267,6 +270,43 @@ def test_a_database_serves_as_storage(here):
         search.main(["--study", "s", "--storage", "postgres://nowhere"])
 
 
+def pause(process: subprocess.Popen[str], database: str) -> None:
+    """Stop a process where it does not hold the database."""
+    for _ in range(100):
+        process.send_signal(signal.SIGSTOP)
+        try:
+            with closing(sqlite3.connect(database, timeout=0.2)) as held:
+                held.execute("BEGIN IMMEDIATE")
+                return
+        except sqlite3.OperationalError:
+            process.send_signal(signal.SIGCONT)
+            time.sleep(0.02)
+    raise AssertionError("It always holds the database.")
+
+
+def test_a_machine_that_slept_goes_on_when_its_trial_was_finished_elsewhere(here, start):
+    storage = ["--storage", "sqlite:///s.db"]
+    new = ["--space", "space.toml", "--study", "two", "--trials", "2", *storage]
+    asleep = start(*new, "--", *SMALL, "--epochs", "9")
+    folder = its_trial(asleep)
+    try:
+        pause(asleep, "s.db")
+        assert len(pd.read_csv(folder / "metrics.csv")) < 9
+        awake = ["--study", "two", "--trials", "1", "--dead-after", "0", *storage]
+        search.main([*awake, "--", "--runs-dir", "elsewhere"])
+        value = json.loads(Path("elsewhere/two/study.json").read_text())["trials"][0]["value"]
+        asleep.send_signal(signal.SIGCONT)
+        said, _ = asleep.communicate(timeout=500)
+    finally:
+        asleep.kill()
+    assert asleep.returncode == 0, said
+    assert "Trial 0: another process has finished it." in said
+    found = tally("two")
+    assert [row["state"] for row in found["trials"]] == ["complete"] * 2 + ["waiting"] * 2
+    assert found["trials"][0]["value"] == value
+    assert not list(folder.glob("*.pt"))  # nobody goes on with it
+
+
 def test_a_copy_of_a_study_goes_on_elsewhere_and_comes_back_without_doubles(here):
     run("space.toml", "--trials", "2")
     copied = ["--import-study", str(here / "runs" / "s"), "--study", "s"]
@@ -286,6 +326,12 @@ def test_a_copy_of_a_study_goes_on_elsewhere_and_comes_back_without_doubles(here
     for one in found["trials"]:
         metrics = pd.read_csv(here / "runs" / "s" / one["run"] / "metrics.csv")
         assert metrics["val_macro_f1"].max() == pytest.approx(one["value"])
+    # Killed when the last of them was told and its run not copied yet.
+    theirs = found["trials"][3]["run"]
+    shutil.rmtree(here / "runs" / "s" / theirs)
+    search.main(back)
+    ours = here / "runs" / "s" / theirs / "metrics.csv"
+    assert ours.read_bytes() == Path("elsewhere", "s", theirs, "metrics.csv").read_bytes()
     # Drawn trials have no place that waits for them.
     run_drawn = ["--space", "drawn.toml", "--study", "d", "--trials", "1", "--", *SMALL]
     Path("drawn.toml").write_text("[space]\nlr = {low = 0.001, high = 0.01}\n", encoding="utf-8")
@@ -323,6 +369,13 @@ def test_seeds_repeat_each_combination_and_are_averaged(here, caplog):
     assert sum(found["importances"].values()) == pytest.approx(1, abs=1e-3)
 
 
+def test_seeds_stand_in_for_those_of_the_space(here):
+    text = "[space]\nflip = {values = [true, false]}\nseed = {values = [7, 8, 9]}\n"
+    found = run("space.toml", "--seeds", "2", text=text)
+    params = [(row["params"]["flip"], row["params"]["seed"]) for row in found["trials"]]
+    assert sorted(params) == [(False, 0), (False, 1), (True, 0), (True, 1)]
+
+
 @pytest.mark.parametrize(
     ("args", "sentence"),
     [
@@ -333,6 +386,15 @@ def test_seeds_repeat_each_combination_and_are_averaged(here, caplog):
         (("--study", "n", "--space", "optimizer", "--", "--lr", "1"), "--lr is what .* searches"),
         (("--study", "n", "--space", "optimizer", "--", "--name", "x"), "--name is not for a se"),
         (("--study", "n", "--space", "fast", "--sampler", "grid"), "is a range without a step"),
+        (
+            ("--study", "n", "--space", "optimizer", "--sampler", "tpe", "--seeds", "2"),
+            "^--seeds repeats each combination of a grid, but the sampler is tpe, .* no seeds",
+        ),
+        (("--study", "n", "--space", "fast", "--seeds", "2"), "but the sampler is tpe"),
+        (
+            ("--study", "n", "--space", "optimizer", "--seeds", "2", "--", "--seed", "1"),
+            "^--seed is what --seeds says",
+        ),
         (("--study", "n", "--import-study", "nowhere"), "nowhere is not a study"),
     ],
 )

@@ -95,6 +95,24 @@ FAILING = {
         "begun",
     ),
     "nothing": ("", "left no run folder", "begun"),
+    "search": (
+        "import json, pathlib\n"
+        "folder = pathlib.Path('runs/opt')\n"
+        "folder.mkdir(parents=True)\n"
+        "trials = [{'state': 'failed', 'reason': 'No memory.'}]\n"
+        "(folder / 'study.json').write_text(json.dumps({'trials': trials}))",
+        "has no complete trial in opt (No memory.)",
+        "begun",
+    ),
+    "trial": (
+        "import json, pathlib\n"
+        "folder = pathlib.Path('runs/opt')\n"
+        "folder.mkdir(parents=True)\n"
+        "trials = [{'state': 'complete', 'run': 'trial-0000'}]\n"
+        "(folder / 'study.json').write_text(json.dumps({'trials': trials}))",
+        "left no metrics.json, best.pt in opt/trial-0000",
+        "begun",
+    ),
     "facts": (
         "open('kernel.json', 'w').write('{}')",
         "kernel.json does not name the bundle",
@@ -238,6 +256,13 @@ for path in sorted(root.rglob("net.pth")):
 def test_a_competition_that_nothing_describes_is_refused(make_kernel: Make) -> None:
     with pytest.raises(UserError, match="Nothing describes the competition other-films"):
         rehearse(build(make_kernel(competition_sources=["other-films"])))
+
+
+def test_a_search_space_in_the_folder_is_no_competition(make_kernel: Make) -> None:
+    folder = make_kernel(FIRST)
+    (folder / "my.toml").write_text("[space]\nflip = {values = [true, false]}\n")
+    with pytest.raises(UserError, match="left no run folder"):
+        rehearse(build(folder), train_images=6)
 
 
 def alive(pids: Path) -> list[int]:

@@ -19,6 +19,7 @@ from xraycomp.data.stand_ins import draw_slice
 from xraycomp.job.training import train
 from xraycomp.model.config import TrainConfig
 from xraycomp.remote.mounts import mount_path
+from xraycomp.remote.sandbox import listing_of
 from xraycomp.remote.session import (
     check_gpu,
     check_output_size,
@@ -359,3 +360,69 @@ def test_a_second_session_goes_on_where_the_first_was_stopped(
     rows = (root / "working/runs/first/metrics.csv").read_text().splitlines()
     assert [row.partition(",")[0] for row in rows] == ["epoch", "1", "2"]
     assert (root / "working" / "submission.csv").is_file()
+
+
+SEARCH = """
+import sys
+from functools import partial
+from xraycomp.model.config import TrainConfig
+from xraycomp.remote.session import run_session
+from xraycomp.studies.config import SearchConfig
+from xraycomp.studies.searching import search
+
+if __name__ == "__main__":
+    sizes = {"arch": "squeezenet1_1", "image_size": 32, "epochs": 1}
+    config = TrainConfig(competition="phantom", **sizes)
+    run_session(partial(search, SearchConfig("flips", "SPACE", trials=TRIALS)), config)
+    sys.exit("run_session returned")
+"""
+
+
+def search_in_session(tmp_path: Path, environment: dict[str, str], trials: int) -> list[int]:
+    """A session of a search that is to have so many trials; which of them it did."""
+    space = put(tmp_path / "flips.toml", "[space]\nseed = {values = [0, 1, 2]}\n")
+    text = SEARCH.replace("SPACE", str(space)).replace("TRIALS", str(trials))
+    root = tmp_path / "kaggle"
+    before = listing_of(root / "input")
+    done = subprocess.run(
+        [sys.executable, str(put(tmp_path / "script.py", text))],
+        cwd=root / "working",
+        env={**environment, "KAGGLE_KERNEL_RUN_TYPE": "Batch", "XRAYCOMP_KAGGLE_ROOT": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert listing_of(root / "input") == before
+    began = [line for line in done.stdout.splitlines() if line.startswith("Trial ")]
+    return [int(line.split()[1]) for line in began if " of " in line]
+
+
+def test_a_search_goes_on_in_the_next_session_with_what_is_attached(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    root = tmp_path / "kaggle"
+    draw_slice(load_competition("phantom"), root / "input" / "phantom", 60, 6, size=32)
+    (root / "working").mkdir()
+    assert search_in_session(tmp_path, environment, 2) == [0, 1]
+    first = json.loads((root / "working/runs/flips/study.json").read_text())["trials"]
+    assert [trial["state"] for trial in first] == ["complete", "complete", "waiting"]
+    (root / "input" / "notebooks" / "me").mkdir(parents=True)
+    earlier = (root / "working").rename(root / "input" / "notebooks" / "me" / "earlier")
+    (root / "working").mkdir()
+    assert search_in_session(tmp_path, environment, 3) == [2]
+    second = json.loads((root / "working/runs/flips/study.json").read_text())["trials"]
+    assert second[:2] == first[:2]
+    assert [trial["params"]["seed"] for trial in second] == [0, 1, 2]
+    assert {trial["state"] for trial in second} == {"complete"}
+    for trial in first[:2]:
+        ours, theirs = (
+            place / "runs/flips" / trial["run"] for place in (root / "working", earlier)
+        )
+        assert (ours / "best.pt").read_bytes() == (theirs / "best.pt").read_bytes()
+    # A kernel that worked beside it and did the third trial too is no double.
+    earlier.rename(root / "input" / "notebooks" / "me" / "first")
+    (root / "working").rename(root / "input" / "notebooks" / "me" / "second")
+    (root / "working").mkdir()
+    assert search_in_session(tmp_path, environment, 3) == []
+    assert json.loads((root / "working/runs/flips/study.json").read_text())["trials"] == second

@@ -99,6 +99,15 @@ def find_run(root: Path, name: str, skip: Path | None = None) -> Path | None:
     return found[0] if found else None
 
 
+def find_studies(root: Path, name: str, skip: Path | None = None) -> list[Path]:
+    """The folders ``runs/<name>`` with a study's journal below ``root``: attached kernels' output.
+
+    Several are kernels that worked on the study beside each other.
+    """
+    journals = [path for path in _walk(root, skip) if path.name == "journal.log"]
+    return [path.parent for path in journals if path.parent.parts[-2:] == ("runs", name)]
+
+
 def _walk(root: Path, skip: Path | None) -> Iterator[Path]:
     for folder, folders, files in os.walk(root):
         # The competition's own images are many, and neither weights nor runs.

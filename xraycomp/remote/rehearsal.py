@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import tempfile
 import time
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from xraycomp.data.slice import cut_slice
 from xraycomp.data.source import DEFAULT_DRAWN, has_files, open_source
 from xraycomp.data.stand_ins import draw_slice
 from xraycomp.data.submission import check_submission, expected_ids
+from xraycomp.pages.study import STUDY
 from xraycomp.remote.bundle import Bundle
 from xraycomp.remote.metadata import unversioned
 from xraycomp.remote.mounts import LAYOUTS, mount_path
@@ -25,6 +27,8 @@ TRAIN_IMAGES = 160
 TEST_IMAGES = 24
 _OUTPUTS = {"ensembles", "kernel.json", "runs", "submission.csv", "submissions"}
 _RUN_FILES = ("metrics.json", "checkpoint.pt", "best.pt")
+
+_TRIAL_FILES = ("metrics.json", "best.pt")
 
 
 class _ComplaintError(Exception):
@@ -131,7 +135,10 @@ def _described_competitions(folder: Path) -> dict[str, str]:
 
     Of the built-in competitions, and those whose TOML file lies in the kernel's ``folder``.
     """
-    names = [*built_in_slugs(), *map(str, sorted(folder.glob("*.toml")))]
+    # A search's space has no slug.
+    texts = {path: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.toml"))}
+    own = [str(path) for path, text in texts.items() if re.search(r"(?m)^\s*slug\s*=", text)]
+    names = [*built_in_slugs(), *own]
     return {load_competition(name).attached_as: name for name in names}
 
 
@@ -178,6 +185,10 @@ def _check(
         raise _ComplaintError("left no readable kernel.json") from error
     if (facts.get("kernel"), facts.get("sha256")) != (bundle.metadata.slug, bundle.sha256):
         raise _ComplaintError(f"kernel.json does not name the bundle {bundle.sha256}")
+    if studies := sorted(path.parent for path in working.glob(f"runs/*/{STUDY}")):
+        for study in studies:
+            _check_study(study)
+        return ["kernel.json", STUDY, "input untouched"]
     runs = sorted(path.parent for path in working.glob("runs/*/config.json"))
     if not runs:
         raise _ComplaintError("left no run folder")
@@ -200,6 +211,19 @@ def _check(
             raise _ComplaintError(f"its submission would be refused: {error}") from error
         checked.insert(0, f"submission.csv of {len(ids)} rows")
     return checked
+
+
+def _check_study(study: Path) -> None:
+    """Raise ``_ComplaintError`` where no trial is complete, or one that is has no run."""
+    trials = json.loads((study / STUDY).read_text(encoding="utf-8"))["trials"]
+    complete = [trial for trial in trials if trial["state"] == "complete"]
+    if not complete:
+        reasons = [trial["reason"] for trial in trials if trial["reason"]]
+        raise _ComplaintError(f"has no complete trial in {study.name} ({listing(reasons)})")
+    for trial in complete:
+        run = study / trial["run"]
+        if missing := [name for name in _TRIAL_FILES if not (run / name).is_file()]:
+            raise _ComplaintError(f"left no {listing(missing)} in {study.name}/{trial['run']}")
 
 
 def _expected_ids(

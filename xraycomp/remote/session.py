@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class Outcome(Protocol):
-    """What a job leaves behind: a run, or an ensemble of runs."""
+    """What a job leaves behind: a run, an ensemble of runs, or a study."""
 
     @property
     def path(self) -> Path:
@@ -50,8 +50,8 @@ def run_session(job: Job, *configs: TrainConfig) -> None:
     """
 
     def main(args: list[str]) -> None:
-        if "KAGGLE_KERNEL_RUN_TYPE" in os.environ:
-            _run_on_kaggle(job, configs)
+        if root := session_root():
+            _run_on_kaggle(root, job, configs)
         elif args:
             raise UserError(
                 f"{sys.argv[0]} takes no flags. Change its settings in the file, or use "
@@ -63,8 +63,14 @@ def run_session(job: Job, *configs: TrainConfig) -> None:
     run_command(main)
 
 
-def _run_on_kaggle(job: Job, configs: Sequence[TrainConfig]) -> None:
-    root = Path(os.environ.get("XRAYCOMP_KAGGLE_ROOT", "/kaggle"))
+def session_root() -> Path | None:
+    """The folder of a Kaggle session's ``input`` and ``working``; None outside of a session."""
+    if "KAGGLE_KERNEL_RUN_TYPE" not in os.environ:
+        return None
+    return Path(os.environ.get("XRAYCOMP_KAGGLE_ROOT", "/kaggle"))
+
+
+def _run_on_kaggle(root: Path, job: Job, configs: Sequence[TrainConfig]) -> None:
     working = root / "working"
     rehearsal = bool(os.environ.get("XRAYCOMP_REHEARSAL"))
     if not rehearsal:  # a rehearsal runs wherever the user is

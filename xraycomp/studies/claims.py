@@ -1,5 +1,6 @@
 """Which process works on which trial of a study; one that dies is made up for by another."""
 
+import contextlib
 import fcntl
 import time
 import uuid
@@ -41,6 +42,11 @@ class Claim:
         spent = self.seconds + time.monotonic() - self.since
         worker = {"at": time.time(), "seconds": round(spent, 1), "deaths": self.deaths}
         self.trial.set_user_attr(WORKER, worker)
+
+    def rest(self) -> None:
+        """Say that this process is not dead, but will let go of the trial."""
+        with contextlib.suppress(load_optuna().exceptions.UpdateFinishedTrialError):
+            self.beat(deaths=-1)
 
     def let_go(self) -> None:
         """Leave the trial to whoever goes on with it."""
@@ -111,7 +117,7 @@ def _claimed(study: Study, trial: Any, lock: IO[bytes], before: Mapping[str, Any
 def try_lock(study: Study, number: int) -> IO[bytes] | None:
     """Keep a trial from other processes of this folder until what is returned is closed; None
     where one of them works on it."""
-    path = study.folder / "locks" / f"trial-{number:04d}"
+    path = study.path / "locks" / f"trial-{number:04d}"
     path.parent.mkdir(exist_ok=True)
     file = path.open("ab")
     try:
@@ -124,7 +130,7 @@ def try_lock(study: Study, number: int) -> IO[bytes] | None:
 
 def _place(study: Study) -> str:
     """What tells this folder from that of another machine, where the study is in a database."""
-    path = study.folder / "place"
+    path = study.path / "place"
     if not path.is_file():
         write_text(path, uuid.uuid4().hex)
     return path.read_text(encoding="utf-8")

@@ -59,6 +59,7 @@ def import_study(other: Path, folder: Path, storage: str) -> None:
 def _bring(study: Study, trial: Any, other: Path) -> bool:
     """Take in one trial; False if it is there already."""
     optuna = load_optuna()
+    run = other / f"trial-{trial.number:04d}"
     waiting, running = optuna.trial.TrialState.WAITING, optuna.trial.TrialState.RUNNING
     with study.lock():
         joined = study.load()
@@ -67,9 +68,14 @@ def _bring(study: Study, trial: Any, other: Path) -> bool:
         if study.plan.sampler == "grid" and not same:
             fields = trial.user_attrs["fields"]
             same = [one for one in there if study.fields_of(one) == fields]
-        if any(one.state.is_finished() for one in same):
-            return False
-        if not same:
+        finished = [one for one in same if one.state.is_finished()]
+        if finished:
+            # It may have been told by a process that was killed before it had copied the run.
+            number = finished[0].number
+            told = finished[0].user_attrs["key"] == trial.user_attrs["key"]
+            if not told or study.run_folder(number).is_dir() or not run.is_dir():
+                return False
+        elif not same:
             joined.add_trial(trial)
             number = len(joined.get_trials()) - 1
         else:
@@ -78,16 +84,22 @@ def _bring(study: Study, trial: Any, other: Path) -> bool:
             if lock is None:
                 return False  # a process is at work on it here
             with lock:
+                _replace(study.run_folder(number), run)
                 if same[0].state == waiting:
-                    storage = open_storage(study.folder, study.storage)
+                    storage = open_storage(study.path, study.storage)
                     storage.set_trial_state_values(same[0]._trial_id, running)
                 _fill(study, optuna.trial.Trial(joined, same[0]._trial_id), trial)
-    run = other / f"trial-{trial.number:04d}"
-    if run.is_dir():
-        shutil.rmtree(study.run_folder(number), ignore_errors=True)
-        with atomic_folder(study.run_folder(number)) as temporary:
-            _copy(run, temporary)
+            return True
+    _replace(study.run_folder(number), run)
     return True
+
+
+def _replace(here: Path, run: Path) -> None:
+    """Have the other copy's ``run``, if there is one, in place of what is ``here``."""
+    if run.is_dir():
+        shutil.rmtree(here, ignore_errors=True)
+        with atomic_folder(here) as temporary:
+            _copy(run, temporary)
 
 
 def _fill(study: Study, here: Any, done: Any) -> None:

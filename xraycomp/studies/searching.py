@@ -1,162 +1,114 @@
-"""Work on a study: one trial after the other, each an ordinary run."""
+"""The search: from what is asked for to a study whose trials are done."""
 
 import logging
-import math
-import time
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
 
-import torch
-
-from xraycomp.console.errors import Stopped, UserError
-from xraycomp.console.signals import Terminated
-from xraycomp.job.training import train
+from xraycomp.console.errors import UserError
 from xraycomp.model.config import TrainConfig
-from xraycomp.model.deadline import Deadline, deadline_in
-from xraycomp.model.engine import Watch
-from xraycomp.model.run import RunFolder
-from xraycomp.studies.claims import MAX_DEATHS, Claim, claim_trial
-from xraycomp.studies.study import Study
-from xraycomp.studies.tally import best_value, write_tally
+from xraycomp.pages.study import STUDY, STUDY_PAGE
+from xraycomp.remote.mounts import find_studies
+from xraycomp.remote.session import session_root
+from xraycomp.studies.config import SearchConfig
+from xraycomp.studies.imported import import_study
+from xraycomp.studies.space import load_space
+from xraycomp.studies.study import Plan, Sampler, Study, create_study, open_study
+from xraycomp.studies.tally import format_best, write_tally
+from xraycomp.studies.trials import work
 
 log = logging.getLogger(__name__)
 
 
-def work(study: Study, settings: TrainConfig, dead_after: float) -> None:
-    """Do trials of ``study`` until it has as many as it is to have, or the time is up.
+def search(config: SearchConfig, settings: TrainConfig) -> Study:
+    """Work on the study that ``config`` names, whose trials share these ``settings``.
 
-    ``settings`` are those that the trials share; their time limit is for all of this. Several
-    processes may do this at once, on several machines too. ``dead_after`` is as in `claim_trial`.
+    In a Kaggle session it goes on with what attached outputs hold of the study.
 
-    Raises ``Stopped`` when interrupted, and ``UserError`` where the first trials all fail for one
-    reason.
+    Raises ``UserError`` for everything that the user can mend, ``Stopped`` when interrupted.
     """
-    deadline = deadline_in(settings.time_limit)
-    while claim := claim_trial(study, dead_after):
-        try:
-            if claim.deaths >= MAX_DEATHS:
-                _fail(study, claim, f"{MAX_DEATHS} processes died in it, short of memory perhaps.")
-            elif not _try(study, settings, claim, deadline):
-                return
-        finally:
-            claim.let_go()
-            write_tally(study)
-        _check_failures(study)
+    _refuse(settings)
+    study = find_asked(config, settings)
+    if study:
+        settings.check_resumed(TrainConfig.from_json(study.plan.settings), str(study.path))
+        _check_same(study, config)
+        if config.trials:
+            study = study.change_trials(config.trials)
+    else:
+        folder = settings.runs_dir / config.study
+        study = create_study(folder, config.storage, _plan(config, settings))
+    if config.retry_failed:
+        study = study.retry_failed()
+    work(study, settings, config.dead_after)
+    found = write_tally(study)
+    log.info("\n%s\n", format_best(found))
+    if left := [row for row in found["trials"] if row["state"] == "running"]:
+        log.info("%d trials are not finished; others may be at work on them.", len(left))
+    log.info("Wrote %s: %s, %s.", study.path, STUDY, STUDY_PAGE)
+    return study
 
 
-def _try(study: Study, settings: TrainConfig, claim: Claim, deadline: Deadline) -> bool:
-    """Train the run of a trial and tell how it went; False if the time is up before."""
-    import optuna
+def find_asked(config: SearchConfig, settings: TrainConfig) -> Study | None:
+    """The study that ``config`` names, if there is one, with what is to be brought in.
 
-    number = claim.trial.number
-    shown = ", ".join(f"{name} {value}" for name, value in claim.fields.items())
-    log.info("Trial %d of %d: %s.", number, study.plan.trials, shown)
-    try:
-        run = _train(study, settings, claim, deadline)
-        if run is None:
-            claim.beat(deaths=-1)  # it is let go of, and not dead
-            log.info("Time limit reached in trial %d. Go on with: %s", number, study.go_on())
-            return False
-        value = best_value(run.epochs(), settings.monitor)
-        _tell(study, claim, "COMPLETE", value)
-        log.info("Trial %d: %s %.4f.", number, settings.monitor, value)
-    except optuna.TrialPruned:
-        _tell(study, claim, "PRUNED")
-        log.info("Trial %d: pruned, since others were better by then.", number)
-    except Stopped as stopped:
-        claim.beat(deaths=-1)
-        sentence = f"Stopped in trial {number}. Go on with: {study.go_on()}"
-        raise Stopped(sentence, stopped.signal_number) from None
-    except (KeyboardInterrupt, Terminated):
-        claim.beat(deaths=-1)
-        raise
-    except UserError as error:
-        _fail(study, claim, str(error))
-    except (MemoryError, RuntimeError) as error:
-        if not _out_of_memory(error):
-            raise
-        _fail(study, claim, "It ran out of memory; smaller batches or images may fit.")
-    return True
+    Raises ``UserError`` where it names none, and as `import_study` does.
+    """
+    if not config.study or Path(config.study).name != config.study:
+        raise UserError(
+            "Name the study, as in: python -m xraycomp.search --space optimizer --study opt"
+        )
+    folder = settings.runs_dir / config.study
+    root = session_root()
+    attached = find_studies(root / "input", config.study, skip=settings.data) if root else []
+    for other in [*attached, *filter(None, [config.import_study])]:
+        import_study(other, folder, config.storage)
+    return open_study(folder, config.storage)
 
 
-def _train(
-    study: Study, settings: TrainConfig, claim: Claim, deadline: Deadline
-) -> RunFolder | None:
-    """The trial's run, trained to its end, from where it is; None if the time is up before."""
-    run = RunFolder(claim.folder)
-    if run.finished:
-        return run  # by a process that died before it could tell
-    minutes = (deadline.at - time.monotonic()) / 60
-    if minutes <= 0:
-        return None
-    config = replace(
-        settings,
-        **claim.fields,
-        name=claim.folder.name,
-        runs_dir=study.folder,
-        submissions_dir=study.folder / "submissions",
-        resume=claim.folder if (claim.folder / "config.json").is_file() else None,
-        devices=1,
-        time_limit=None if math.isinf(minutes) else minutes,
+def _plan(config: SearchConfig, settings: TrainConfig) -> Plan:
+    """What a new study searches and how."""
+    space = load_space(config.space)
+    sampler: Sampler = config.sampler or ("grid" if space.finite else "tpe")
+    if config.seeds and sampler != "grid":
+        raise UserError(
+            f"--seeds repeats each combination of a grid, but the sampler is {sampler}, which "
+            "would look for the best seed. Choose --sampler grid, or no seeds."
+        )
+    plan = Plan(
+        space.text,
+        settings.to_json(),
+        sampler,
+        config.pruner,
+        config.trials or 30,
+        config.seeds,
+        config.sampler_seed,
     )
-    if config.split_plan().all_folds:
-        raise UserError(
-            "A trial trains one model, and --folds without --fold several. Name a --fold, or "
-            "search over fold as over a seed."
-        )
-    train(config, _watch(claim, settings.monitor), closer=False)
-    return run if run.finished else None
+    if plan.sampler == "grid":
+        plan = replace(plan, trials=config.trials or len(plan.read_space(space.where).grid()))
+    return plan
 
 
-def _watch(claim: Claim, monitor: str) -> Watch:
-    """Tell the study of each epoch, and end trials that it thinks little of."""
-    import optuna
-
-    def watch(row: Mapping[str, Any]) -> None:
-        claim.beat(deaths=0)
-        claim.trial.report(row[monitor], row["epoch"])
-        if claim.trial.should_prune():
-            raise optuna.TrialPruned
-
-    return watch
-
-
-def _tell(study: Study, claim: Claim, state: str, value: float | None = None) -> None:
-    """Finish the trial, and remove what only going on with it needs, large as it is."""
-    import optuna
-
-    claim.beat()
-    study.load().tell(claim.trial.number, value, state=optuna.trial.TrialState[state])
-    run = RunFolder(claim.folder)
-    run.checkpoint.unlink(missing_ok=True)
-    if state != "COMPLETE":
-        run.best.unlink(missing_ok=True)
+def _check_same(study: Study, config: SearchConfig) -> None:
+    """Raise ``UserError`` where the study that exists searches otherwise than is asked."""
+    plan = study.plan
+    asked = {
+        "space": config.space and load_space(config.space).text,
+        "seeds": config.seeds,
+        "sampler": config.sampler,
+        "pruner": config.pruner if config.pruner != "none" else "",
+        "sampler_seed": config.sampler_seed,
+    }
+    for name, value in asked.items():
+        if value and value != getattr(plan, name):
+            raise UserError(
+                f"The study {study.path} was started with another --{name.replace('_', '-')}. "
+                "Leave that out to go on with it, or give another --study."
+            )
 
 
-def _fail(study: Study, claim: Claim, reason: str) -> None:
-    claim.trial.set_user_attr("reason", reason)
-    _tell(study, claim, "FAIL")
-    log.info("Trial %d failed: %s", claim.trial.number, reason)
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """Whether it is for want of memory, which on a CPU is a plain RuntimeError of torch's."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return any(words in str(error) for words in ("DefaultCPUAllocator", "out of memory"))
-
-
-def _check_failures(study: Study) -> None:
-    """Raise ``UserError`` where all trials have failed, and three or more for one reason."""
-    import optuna
-
-    done = [it for it in study.load().get_trials(deepcopy=False) if it.state.is_finished()]
-    if len(done) < 3 or any(it.state != optuna.trial.TrialState.FAIL for it in done):
-        return
-    reasons = [it.user_attrs["reason"].replace(f"trial-{it.number:04d}", "") for it in done]
-    if len(set(reasons)) == 1:
-        raise UserError(
-            f"The first {len(done)} trials failed for one reason: {done[0].user_attrs['reason']} "
-            f"Mend it and try them again with: {study.go_on('--retry-failed')}"
-        )
+def _refuse(given: TrainConfig) -> None:
+    for name in ("name", "resume", "overwrite", "devices"):
+        if getattr(given, name):  # none of which is on by itself
+            raise UserError(
+                f"--{name} is not for a search: each trial is a run of its own on one device. "
+                "Leave it out."
+            )

@@ -4,7 +4,7 @@ import itertools
 import json
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,15 @@ class Space:
             for name, domain in self.choices[chosen].items():
                 found[name] = _suggest(trial, f"{chosen}.{name}", domain)
         return found
+
+    def with_seeds(self, seeds: int) -> "Space":
+        """The space with the seeds 0, 1, ... in place of its own; as it is where ``seeds`` is 0."""
+        if not seeds:
+            return self
+        # First, so that a grid has every combination once before it has one twice.
+        fields = {"seed": tuple(range(seeds)), **_without_seed(self.fields)}
+        choices = {chosen: _without_seed(group) for chosen, group in self.choices.items()}
+        return replace(self, fields=fields, choices=choices)
 
     @property
     def finite(self) -> bool:
@@ -220,6 +229,10 @@ def _check_value(reader: Reader, key: str, name: str, value: Any) -> Any:
         kinds = " or ".join(kind.__name__ for kind in TrainConfig.kinds(name))
         raise reader.error(f"{key} is {value!r} but must be a {kinds}")
     return float(value) if float in TrainConfig.kinds(name) else value
+
+
+def _without_seed(domains: Mapping[str, Domain]) -> dict[str, Domain]:
+    return {name: domain for name, domain in domains.items() if name != "seed"}
 
 
 def _suggest(trial: Any, name: str, domain: Domain) -> Any:

@@ -32,16 +32,12 @@ class Plan:
     trials: int
     """How many trials the study is to have."""
     seeds: int = 0
-    """With how many seeds each combination is trained; 0: as the space has it."""
+    """With how many seeds each combination of a grid is trained; 0: as the space has it."""
     sampler_seed: int = 0
 
     def read_space(self, where: str) -> Space:
         """The space, with the seeds."""
-        space = parse_space(self.space, where)
-        if not self.seeds:
-            return space
-        # First, so that a grid has every combination once before it has one twice.
-        return replace(space, fields={"seed": tuple(range(self.seeds)), **space.fields})
+        return parse_space(self.space, where).with_seeds(self.seeds)
 
     @property
     def minimized(self) -> bool:
@@ -53,34 +49,34 @@ class Plan:
 class Study:
     """A study's folder and its storage, which may lie elsewhere."""
 
-    folder: Path
+    path: Path
     storage: str
     """A database's URL; empty: a journal in the folder."""
     plan: Plan
 
     @property
     def name(self) -> str:
-        return self.folder.name
+        return self.path.name
 
     @property
     def space(self) -> Space:
-        return self.plan.read_space(f"the space of {self.folder}")
+        return self.plan.read_space(f"the space of {self.path}")
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Keep the other processes of this folder from choosing trials."""
-        with locked(self.folder / "study.lock"):
+        with locked(self.path / "study.lock"):
             yield
 
     def load(self, *, sampler: Any = None, pruner: Any = None) -> Any:
         """The ``optuna.Study``."""
-        found = find_study(self.folder, self.storage, sampler=sampler, pruner=pruner)
+        found = find_study(self.path, self.storage, sampler=sampler, pruner=pruner)
         assert found is not None  # since its plan was read from it
         return found
 
     def run_folder(self, number: int) -> Path:
         """Where the trial of that number has its run."""
-        return self.folder / f"trial-{number:04d}"
+        return self.path / f"trial-{number:04d}"
 
     def fields_of(self, trial: Any) -> dict[str, Any]:
         """What the space says of a trial, also of a grid's one that waits; else empty."""
@@ -93,8 +89,8 @@ class Study:
         """The command that goes on with it."""
         words = ["python", "-m", "xraycomp.search", "--study", self.name, *flags]
         words += ["--storage", self.storage] if self.storage else []
-        if self.folder.parent != Path("runs"):
-            words += ["--", "--runs-dir", str(self.folder.parent)]
+        if self.path.parent != Path("runs"):
+            words += ["--", "--runs-dir", str(self.path.parent)]
         return shlex.join(words)
 
     def change_trials(self, trials: int) -> "Study":
@@ -125,7 +121,10 @@ def open_study(folder: Path, storage: str) -> Study | None:
         return None
     study = find_study(folder, storage)
     plan = study and study.user_attrs.get(_PLAN)
-    return Study(folder, storage, Plan(**plan)) if plan else None
+    if not plan:
+        return None
+    folder.mkdir(parents=True, exist_ok=True)  # a machine may have joined by the database alone
+    return Study(folder, storage, Plan(**plan))
 
 
 def create_study(folder: Path, storage: str, plan: Plan) -> Study:

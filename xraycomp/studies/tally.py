@@ -22,8 +22,8 @@ def write_tally(study: Study) -> dict[str, Any]:
     """Write ``study.json`` and ``study.html`` as the study is now, and return the former."""
     with study.lock():
         found = tally(study)
-        write_json(study.folder / STUDY, found)
-        write_study_page(study.folder)
+        write_json(study.path / STUDY, found)
+        write_study_page(study.path)
     return found
 
 
