@@ -396,6 +396,8 @@ def test_seeds_stand_in_for_those_of_the_space(here):
             "^--seed is what --seeds says",
         ),
         (("--study", "n", "--import-study", "nowhere"), "nowhere is not a study"),
+        (("--study", "a/b", "--space", "optimizer"), "^--study is a/b; it must be a plain folder"),
+        (("--study", "n", "--data", "x"), "^--data is a flag of training. Those follow after --"),
     ],
 )
 def test_mistakes_are_one_sentence(here, args, sentence):
@@ -414,3 +416,12 @@ def test_another_search_of_the_same_name_is_refused(here):
     page.unlink()
     report.main(["runs/s"])
     assert "best so far" in page.read_text(encoding="utf-8")
+
+
+def test_the_folder_of_a_run_is_not_made_a_study(here):
+    run = here / "runs" / "A"
+    run.mkdir(parents=True)
+    (run / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="runs/A holds a run and is no study"):
+        search.main(["--study", "A", "--space", "optimizer"])
+    assert [path.name for path in run.iterdir()] == ["config.json"]

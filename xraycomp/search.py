@@ -1,10 +1,12 @@
 """python -m xraycomp.search: which settings of training are best, tried by many processes."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 
 from xraycomp.console.command import parse_flags, run_command
+from xraycomp.console.errors import UserError
 from xraycomp.console.help import HELP_FLAGS, Help
+from xraycomp.model.config import TrainConfig
 from xraycomp.studies.config import SearchConfig
 from xraycomp.studies.flags import read_settings
 from xraycomp.studies.searching import search
@@ -26,6 +28,12 @@ def main(args: Sequence[str]) -> None:
     if any(arg in HELP_FLAGS for arg in args):
         args = [arg for arg in args if arg in HELP_FLAGS]
     own = list(args[: args.index("--")]) if "--" in args else list(args)
+    of_training = {item.name for item in fields(TrainConfig)}
+    of_training -= {item.name for item in fields(SearchConfig)}
+    for arg in own:
+        name = arg.partition("=")[0].removeprefix("--").removeprefix("no-").replace("-", "_")
+        if arg.startswith("--") and name in of_training:
+            raise UserError(f"{arg} is a flag of training. Those follow after --: -- {arg} ...")
     config = parse_flags(SearchConfig, own, prog=PROG, help=HELP)
     settings = read_settings(config, args[len(own) + 1 :], prog=PROG, help=HELP)
     search(replace(config, import_study=None), settings)  # it has been brought in

@@ -137,6 +137,15 @@ def _marks(
     )
 
 
+def _apart(ticks: Sequence[tuple[float, str]], least: float) -> tuple[tuple[float, str], ...]:
+    """The ticks, in their order, without those that are nearer to the one before than ``least``."""
+    kept: list[tuple[float, str]] = []
+    for place, text in ticks:
+        if not kept or place - kept[-1][0] >= least:
+            kept.append((place, text))
+    return tuple(kept)
+
+
 def _field_axis(name: str, values: Sequence[Any]) -> tuple[Scale, list[float], str]:
     """An axis for a field and the place of each value on it: logarithmic for numbers that differ
     by more than 20 times, even steps for what is no number, with numbers for long names and the
@@ -163,5 +172,5 @@ def _field_axis(name: str, values: Sequence[Any]) -> tuple[Scale, list[float], s
             key = ", ".join(f"{n} {kind}" for n, kind in zip(shown, kinds, strict=True))
         named = tuple((float(n), text) for n, text in enumerate(shown))
     low, high = min(places), max(places)
-    room = 0.12 * (high - low)
+    named, room = _apart(named, 0.1 * (high - low)), 0.12 * (high - low)
     return Scale(label, low - room, high + room, LEFT, RIGHT, named=named), places, key

@@ -52,11 +52,15 @@ def find_asked(config: SearchConfig, settings: TrainConfig) -> Study | None:
 
     Raises ``UserError`` where it names none, and as `import_study` does.
     """
-    if not config.study or Path(config.study).name != config.study:
+    if not config.study:
         raise UserError(
             "Name the study, as in: python -m xraycomp.search --space optimizer --study opt"
         )
+    if Path(config.study).name != config.study:
+        raise UserError(f"--study is {config.study}; it must be a plain folder name.")
     folder = settings.runs_dir / config.study
+    if (folder / "config.json").is_file():
+        raise UserError(f"{folder} holds a run and is no study. Give another --study.")
     root = session_root()
     attached = find_studies(root / "input", config.study, skip=settings.data) if root else []
     for other in [*attached, *filter(None, [config.import_study])]:

@@ -43,8 +43,11 @@ def _open_database(url: str) -> Any:
     try:
         return load_optuna().storages.get_storage(url)
     except Exception as error:  # of SQLAlchemy, its drivers, or the URL's scheme
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"The storage {url} cannot be opened: {reason}. Check --storage.") from None
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise UserError(
+            f"The storage {url} cannot be opened: {reason}. Check --storage, and whether the "
+            "database's Python driver is installed (for postgresql: pip install psycopg2-binary)."
+        ) from None
 
 
 def load_optuna() -> Any:

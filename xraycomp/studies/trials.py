@@ -169,5 +169,6 @@ def _check_failures(study: Study) -> None:
     if len(set(reasons)) == 1:
         raise UserError(
             f"The first {len(done)} trials failed for one reason: {done[0].user_attrs['reason']} "
-            f"Mend it and try them again with: {study.go_on('--retry-failed')}"
+            "Mend it (flags of training follow after --) and try them again with: "
+            f"{study.go_on('--retry-failed')}"
         )
