@@ -127,7 +127,9 @@ def best_score(run: Path) -> float:
     return float(pd.read_csv(run / "metrics.csv")["val_macro_f1"].max())
 
 
-def interval(figure: dict[str, float], sign: str = "") -> str:
+def interval(figure: dict[str, float | None], sign: str = "") -> str:
+    if figure["low"] is None:  # of the reference to itself
+        return ""
     value, low, high = (f"{figure[key]:{sign}.3f}" for key in ("value", "low", "high"))
     return f"{value} ({low} to {high})"
 
