@@ -252,7 +252,7 @@ def test_tables_of_other_images_are_combined_where_they_meet(foreign, tmp_path, 
     flags = ["--labels", str(tmp_path / "L.csv"), "--output", str(tmp_path / "E")]
     with caplog.at_level("INFO", "xraycomp"):
         ensemble.main(["--predictions", *names, *flags])
-    assert "50 images are in all tables; the others are not used." in caplog.text
+    assert f"50 images are in all tables ({names[1]} has 50, another" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -266,6 +266,7 @@ def test_tables_of_other_images_are_combined_where_they_meet(foreign, tmp_path, 
         ("--runs runs/A runs/F --output E", "No image is held out by all of these runs, .*--seed"),
         ("--runs runs/A runs/B --labels L.csv --output E", "--labels would do nothing beside"),
         ("--runs runs/A runs/B --output runs/A --overwrite", "runs/A holds files and is no ens"),
+        ("--runs runs/A runs/B --output runs/A/config.json", "config.json is a file. Name a"),
         ("--predictions a.csv b.csv --output E", "Say what to combine"),
         ("--output E", "Say what to combine: --runs RUN RUN, or --predictions"),
         ("--runs runs/A runs/B --method best --output E", "--method"),
