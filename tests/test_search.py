@@ -285,12 +285,13 @@ def pause(process: subprocess.Popen[str], database: str) -> None:
 
 
 def test_a_machine_that_slept_goes_on_when_its_trial_was_finished_elsewhere(here, start):
-    storage = ["--storage", "sqlite:///s.db"]
+    # A name of its own: this process still has open what other tests called s.db.
+    storage = ["--storage", "sqlite:///slept.db"]
     new = ["--space", "space.toml", "--study", "two", "--trials", "2", *storage]
     asleep = start(*new, "--", *SMALL, "--epochs", "9")
     folder = its_trial(asleep)
     try:
-        pause(asleep, "s.db")
+        pause(asleep, "slept.db")
         assert len(pd.read_csv(folder / "metrics.csv")) < 9
         awake = ["--study", "two", "--trials", "1", "--dead-after", "0", *storage]
         search.main([*awake, "--", "--runs-dir", "elsewhere"])
