@@ -69,7 +69,7 @@ def _read_payload(payload: str, sha256: str) -> dict[str, bytes]:
         packed = lzma.decompress(base64.b64decode("".join(payload.split()), validate=True))
         with zipfile.ZipFile(io.BytesIO(packed)) as archive:
             files = {info.filename: archive.read(info) for info in archive.infolist()}
-    except (binascii.Error, lzma.LZMAError, zipfile.BadZipFile, EOFError, NotImplementedError):
+    except (binascii.Error, lzma.LZMAError, zipfile.BadZipFile):
         files = {}
     # The digest is over what will run, so it does not matter how it was packed.
     if source_digest(files) != sha256:

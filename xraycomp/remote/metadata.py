@@ -73,12 +73,12 @@ class KernelMetadata:
 
     @property
     def has_owner(self) -> bool:
-        """Whether the ``id`` holds a user's name and not the placeholder."""
+        """Whether the ``id`` holds a user's name, which as shipped it does not."""
         return not self.id.startswith(f"{PLACEHOLDER}/")
 
     @property
     def owner(self) -> str:
-        """Whose kernel it is. Raises ``UserError`` while that is the placeholder."""
+        """Whose kernel it is. Raises ``UserError`` while the id names nobody."""
         if not self.has_owner:
             raise UserError(
                 f"The id in {METADATA_FILE} of {self.slug} still holds {PLACEHOLDER}. Write your "
@@ -152,7 +152,7 @@ def read_metadata(folder: Path, *, allow_internet: bool = False) -> KernelMetada
 
 
 def write_owner(folder: Path, owner: str) -> None:
-    """Put ``owner`` into the file's ``id`` and in place of the placeholder in its sources.
+    """Put ``owner`` into the file's ``id`` and wherever its sources name nobody yet.
 
     Raises ``UserError`` for what is no Kaggle user name.
     """
