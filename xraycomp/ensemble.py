@@ -2,9 +2,8 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
 
 from xraycomp.console.command import parse_flags, refuse_flags, run_command
 from xraycomp.console.errors import UserError
@@ -30,24 +29,12 @@ HELP = Help(
     },
 )
 
-_FOR_TABLES = {
-    *(
-        "labels",
-        "test",
-        "image_list",
-        "columns",
-        "classes",
-        "label_column",
-        "prediction_id",
-        "label_id",
-    ),
-    *("separator", "none", "task", "metric", "split_name"),
-}
+_FOR_TABLES = {"labels", "test", *(field.name for field in fields(Reading))}
 """Flags that say how to read tables, of which runs know everything."""
 
 
 @dataclass(frozen=True)
-class EnsembleConfig:
+class EnsembleConfig(Reading):
     """Combine the predictions of several runs, or of tables from anywhere, and say what every way
     of combining them, and every member, is worth."""
 
@@ -60,9 +47,6 @@ class EnsembleConfig:
     it."""
     test: tuple[Path, ...] = ()
     """With --predictions: each member's table of unlabelled images, in the same order."""
-    image_list: Path | None = None
-    """With --predictions: a file that names the images to judge, one a line. Default: all that the
-    tables have."""
     method: Method = "mean"
     """mean, weighted (weights with the smallest log loss), rank (mean of ranks), vote (of hard
     labels), max or stack (logistic regression); all of them are shown. What learns from labels is
@@ -71,27 +55,6 @@ class EnsembleConfig:
     """Folder for the ensemble's tables, scores and submission."""
     overwrite: bool = False
     """Replace an ensemble that lies there."""
-
-    columns: str = ""
-    """How the columns of probabilities are called, such as pred_{}. Default: found out."""
-    classes: tuple[str, ...] = ()
-    """The classes to combine. Default: all that the labels name."""
-    label_column: str = ""
-    """Column of --labels with class names or indices. Default: found out."""
-    prediction_id: str = ""
-    """Column of the predictions that names the image. Default: found out."""
-    label_id: str = ""
-    """Column of --labels that names the image. Default: found out."""
-    separator: str = "|"
-    """What parts several class names in one cell."""
-    none: str = "No Finding"
-    """The label of images with none of the classes."""
-    task: Literal["auto", "multiclass", "multilabel"] = "auto"
-    """Whether each image has just one of the classes. Default: as labels and probabilities say."""
-    metric: Literal["auroc", "average_precision", "accuracy", "macro_f1", "log_loss"] = "auroc"
-    """The score of tables without a run."""
-    split_name: str = ""
-    """What the results call the images. Default: the name of the label table."""
 
 
 def combine(config: EnsembleConfig) -> Ensemble:
@@ -106,25 +69,7 @@ def combine(config: EnsembleConfig) -> Ensemble:
         refuse_flags(config, {"predictions", *_FOR_TABLES}, "--runs, which settle that")
         members = read_runs(config.runs)
     elif config.predictions and config.labels:
-        reading = Reading(
-            prediction_id=config.prediction_id,
-            label_id=config.label_id,
-            label_column=config.label_column,
-            columns=config.columns,
-            classes=config.classes,
-            separator=config.separator,
-            none=config.none,
-        )
-        members = read_member_tables(
-            config.predictions,
-            config.labels,
-            config.test,
-            reading,
-            image_list=config.image_list,
-            name=config.split_name,
-            task=config.task,
-            metric=config.metric,
-        )
+        members = read_member_tables(config.predictions, config.labels, config.test, config)
     else:
         raise UserError(
             "Say what to combine: --runs RUN RUN, or --predictions A.csv B.csv --labels L.csv."

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,10 +58,7 @@ HELP = Help(
     },
 )
 
-_FOR_TABLES = {
-    *("image_list", "split_name", "columns", "classes", "label_column", "prediction_id"),
-    *("label_id", "separator", "none", "task", "metric"),
-}
+_FOR_TABLES = {field.name for field in fields(Reading)}
 """Flags that say how to read tables, of which a run knows everything."""
 
 _FOR_ONE = {
@@ -72,7 +69,7 @@ _FOR_ONE = {
 
 
 @dataclass(frozen=True)
-class EvaluateConfig:
+class EvaluateConfig(Reading):
     """Judge a run's predictions of a labelled split, or any table of predictions by any labels;
     compare two; find labels that may be wrong."""
 
@@ -86,28 +83,6 @@ class EvaluateConfig:
     """Without a run: a CSV table that says which classes each image has; in a column of names
     (parted by --separator) or indices, or in a column of 0 and 1 (nothing or -1: unknown) a
     class."""
-    image_list: Path | None = None
-    """Judge the images that this file names, one a line. Default: all of --predictions."""
-    split_name: str = ""
-    """What the results call the images. Default: the name of the list, or of the label table."""
-    columns: str = ""
-    """How the columns of probabilities are called, such as pred_{}. Default: found out."""
-    classes: tuple[str, ...] = ()
-    """The classes to judge. Default: all that the labels name."""
-    label_column: str = ""
-    """Column of --labels with class names or indices. Default: found out."""
-    prediction_id: str = ""
-    """Column of --predictions that names the image. Default: found out."""
-    label_id: str = ""
-    """Column of --labels that names the image. Default: found out."""
-    separator: str = "|"
-    """What parts several class names in one cell."""
-    none: str = "No Finding"
-    """The label of images with none of the classes."""
-    task: Literal["auto", "multiclass", "multilabel"] = "auto"
-    """Whether each image has just one of the classes. Default: as labels and probabilities say."""
-    metric: Literal["auroc", "average_precision", "accuracy", "macro_f1", "log_loss"] = "auroc"
-    """The score of a table without a run."""
     thresholds: Path | None = None
     """The thresholds.json at which findings are called. Default: chosen on a run's val split; kept
     for its other splits; 0.5 without a run."""
@@ -156,7 +131,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         return _judge_run(config, RunFolder.open(config.run))
     if config.labels is not None and config.predictions is not None:
         refuse_flags(config, {"split", "slices", "prior_shift"}, "--labels")
-        given = _read_tables(config, config.predictions, config.labels)
+        given = read_tables(config.predictions, config.labels, config)
         for remark in given.remarks:
             log.info(remark)
         return _judge(config, given, config.output, _thresholds(config, given.competition))
@@ -268,7 +243,7 @@ def _compare(config: EvaluateConfig) -> dict[str, Any]:
 def _read_one(config: EvaluateConfig, path: Path) -> Evidence:
     """One of two that are compared."""
     if config.labels:
-        return _read_tables(config, path, config.labels)
+        return read_tables(path, config.labels, config)
     if path.is_file():
         raise UserError(f"{path} is a table. Name the table of the labels with --labels.")
     return read_split(RunFolder.open(path), config.split)
@@ -300,27 +275,6 @@ def _doubt(config: EvaluateConfig) -> dict[str, Any]:
     if config.output is None:
         log.info("Wrote %s anew.", write_own_page(runs[0]))
     return {"n": len(images), "doubts": len(doubts)}
-
-
-def _read_tables(config: EvaluateConfig, predictions: Path, labels: Path) -> Evidence:
-    reading = Reading(
-        prediction_id=config.prediction_id,
-        label_id=config.label_id,
-        label_column=config.label_column,
-        columns=config.columns,
-        classes=config.classes,
-        separator=config.separator,
-        none=config.none,
-    )
-    return read_tables(
-        predictions,
-        labels,
-        reading,
-        image_list=config.image_list,
-        name=config.split_name,
-        task=config.task,
-        metric=config.metric,
-    )
 
 
 def _thresholds(config: EvaluateConfig, competition: Competition) -> Thresholds | Criterion | None:

@@ -29,7 +29,7 @@ def match(tmp_path):
         if images is not None:
             (tmp_path / "list.txt").write_text("\n".join(images) + "\n")
         image_list = None if images is None else tmp_path / "list.txt"
-        return match_tables(*paths, Reading(**reading), image_list)
+        return match_tables(*paths, Reading(image_list=image_list, **reading))
 
     return _match
 

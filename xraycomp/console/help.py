@@ -76,10 +76,12 @@ def format_help(
 
 
 def _field_docstrings(config_type: Any) -> dict[str, str]:
-    (source,) = ast.parse(inspect.getsource(config_type)).body
-    assert isinstance(source, ast.ClassDef)
+    inherited = config_type.__mro__[:-1]  # object, the last, says nothing of fields
+    sources = [ast.parse(inspect.getsource(base)).body[0] for base in inherited]
     return {
         above.target.id: " ".join(str(ast.literal_eval(below.value)).split())
+        for source in sources
+        if isinstance(source, ast.ClassDef)
         for above, below in itertools.pairwise(source.body)
         if isinstance(above, ast.AnnAssign) and isinstance(above.target, ast.Name)
         if isinstance(below, ast.Expr)

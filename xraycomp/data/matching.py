@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -26,22 +27,33 @@ from xraycomp.data.predictions import SUM_TOLERANCE, check_probabilities
 
 @dataclass(frozen=True)
 class Reading:
-    """What to believe where tables do not speak for themselves; empty: find it out."""
+    """What to believe where tables do not speak for themselves; empty: find it out.
 
-    prediction_id: str = ""
-    """Column of the predictions that names the image."""
-    label_id: str = ""
-    """Column of the labels that names the image."""
-    label_column: str = ""
-    """Column of the labels that holds class names or indices."""
+    Commands that read such tables have these as their flags.
+    """
+
+    image_list: Path | None = None
+    """Judge the images that this file names, one a line. Default: all that are predicted."""
+    split_name: str = ""
+    """What the results call the images. Default: the name of the list, or of the label table."""
     columns: str = ""
-    """How the columns of probabilities are called, with {} for the class: pred_{}."""
+    """How the columns of probabilities are called, such as pred_{}. Default: found out."""
     classes: tuple[str, ...] = ()
-    """The classes to judge."""
+    """The classes to judge. Default: all that the labels name."""
+    label_column: str = ""
+    """Column of --labels with class names or indices. Default: found out."""
+    prediction_id: str = ""
+    """Column of --predictions that names the image. Default: found out."""
+    label_id: str = ""
+    """Column of --labels that names the image. Default: found out."""
     separator: str = "|"
     """What parts several class names in one cell."""
     none: str = "No Finding"
-    """The name that stands for none of the classes, unless the predictions have a column of it."""
+    """The label of images with none of the classes."""
+    task: Literal["auto", "multiclass", "multilabel"] = "auto"
+    """Whether each image has just one of the classes. Default: as labels and probabilities say."""
+    metric: Literal["auroc", "average_precision", "accuracy", "macro_f1", "log_loss"] = "auroc"
+    """The score that counts, of a table without a run."""
 
 
 @dataclass(frozen=True)
@@ -66,19 +78,18 @@ class Matched:
         return len(self.classes) < 2 or not (one and (np.abs(sums - 1) < SUM_TOLERANCE).all())
 
 
-def match_tables(
-    predictions: Path, labels: Path, reading: Reading, image_list: Path | None = None
-) -> Matched:
+def match_tables(predictions: Path, labels: Path, reading: Reading) -> Matched:
     """Read both tables and find each image's probabilities and labels.
 
-    Every image of ``predictions`` is judged, or with ``image_list`` (a file with one name a line)
-    those that it names. Labels of other images are left out, which a remark says.
+    Every image of ``predictions`` is judged, or those that ``reading.image_list`` names. Labels of
+    other images are left out, which a remark says.
 
     Raises ``UserError`` for tables that cannot be read, columns that cannot be told, images that
     are named twice or lack a row in either table, and values that are no probabilities.
     """
     scores, truth = read_tables(predictions, labels, reading.prediction_id, reading.label_id)
-    wanted = listed_images(image_list, scores.keys) if image_list else list(scores.keys)
+    listed = reading.image_list
+    wanted = listed_images(listed, scores.keys) if listed else list(scores.keys)
     for table in (scores, truth):
         if missing := sorted(set(wanted) - set(table.keys)):
             raise UserError(

@@ -120,22 +120,13 @@ def read_runs(paths: Sequence[Path]) -> Members:
 
 
 def read_member_tables(
-    predictions: Sequence[Path],
-    labels: Path,
-    test: Sequence[Path],
-    reading: Reading,
-    *,
-    image_list: Path | None = None,
-    name: str = "",
-    task: str = "auto",
-    metric: str = "auroc",
+    predictions: Sequence[Path], labels: Path, test: Sequence[Path], reading: Reading
 ) -> Members:
     """Tables of probabilities from anywhere, and one of labels; ``test``: each member's table of
     unlabelled images, or none.
 
-    Every image is for itself, and the limits are chosen on the labelled ones. ``reading``,
-    ``image_list``, ``name``, ``task`` and ``metric`` as in `evidence.read_tables`. Raises
-    ``UserError`` where the tables do not fit each other.
+    Every image is for itself, and the limits are chosen on the labelled ones. Raises ``UserError``
+    where the tables do not fit each other.
     """
     _several(predictions, "tables")
     if test and len(test) != len(predictions):
@@ -146,8 +137,7 @@ def read_member_tables(
     found: list[Evidence] = []
     for path in predictions:
         fixed = reading if not found else replace(reading, classes=found[0].competition.classes)
-        options: dict[str, Any] = {"image_list": image_list, "name": name, "metric": metric}
-        found.append(read_tables(path, labels, fixed, task=task, **options))
+        found.append(read_tables(path, labels, fixed))
     competition = found[0].competition
     if any(one.competition.multilabel for one in found):
         competition = replace(competition, task="multilabel")

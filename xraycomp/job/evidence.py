@@ -72,28 +72,13 @@ def read_reference(run: RunFolder) -> Reference:
     return fit_reference(competition, *known)
 
 
-def read_tables(
-    predictions: Path,
-    labels: Path,
-    reading: Reading,
-    *,
-    image_list: Path | None,
-    name: str,
-    task: str,
-    metric: str,
-) -> Evidence:
+def read_tables(predictions: Path, labels: Path, reading: Reading) -> Evidence:
     """What a table of probabilities says of images whose labels are in another.
-
-    Parameters
-    ----------
-    image_list : a file that names the images to judge; None for all of ``predictions``
-    name : what to call these images; "" for the name of the list or of the label table
-    task : multiclass, multilabel, or auto: as labels and probabilities say
-    metric : the score that counts
 
     Raises ``UserError`` where the tables do not fit each other.
     """
-    matched = match_tables(predictions, labels, reading, image_list)
+    matched = match_tables(predictions, labels, reading)
+    task = reading.task
     if task == "auto":
         task = "multilabel" if matched.multilabel else "multiclass"
     competition = Competition(
@@ -102,7 +87,7 @@ def read_tables(
         source="dataset",
         task=task,
         classes=matched.classes,
-        metric=metric,
+        metric=reading.metric,
         train=Labelled(images=".", labels=str(labels)),
     )
     return Evidence(
@@ -110,7 +95,7 @@ def read_tables(
         matched.images,
         matched.targets,
         matched.probs,
-        judged_on=name or (image_list or labels).name,
+        judged_on=reading.split_name or (reading.image_list or labels).name,
         remarks=matched.remarks,
     )
 
