@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from xraycomp import evaluate, kernel, train
+from xraycomp import evaluate, kernel, merge, train
 from xraycomp.console.command import refuse_flags, run_command
 from xraycomp.console.errors import UserError, listing
 from xraycomp.console.signals import StopRequest
@@ -20,7 +20,21 @@ from xraycomp.console.signals import StopRequest
         (train, ["--epoch", "3"], "There is no flag --epoch; did you mean --epochs?"),
         (train, ["--no_flipp"], "There is no flag --no-flipp; did you mean --no-flip?"),
         (train, ["--zzz=1"], "There is no flag --zzz."),
-        (train, ["--optimizer", "sgdd"], "invalid choice 'sgdd' for argument '--optimizer'."),
+        (
+            train,
+            ["--optimizer", "sgdd"],
+            "--optimizer is sgdd; it must be one of: sgd, adam",
+        ),
+        (train, ["--track", "tb"], "--track is tb; it must be one of: tensorboard, wandb."),
+        (train, ["--lr", "high"], "--lr cannot be 'high'."),
+        (train, ["--workers", "all"], "--workers cannot be 'all'."),
+        (train, ["--seed"], "Missing value for argument '--seed'."),
+        (train, ["--tta"], "--tta is followed by no value; give one or more, or leave it out."),
+        (
+            merge,
+            ["--runs", "a"],
+            "--name is missing. Call it as in: python -m xraycomp.merge",
+        ),
         (kernel, ["build"], "Something is missing. Call it as in: python -m xraycomp.kernel rehe"),
     ],
 )

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import io
 import logging
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -34,7 +35,7 @@ def parse_flags(
     With ``positional`` the fields without a default are given by their place, not by a flag. A
     flag that asks for help prints it as ``help`` has it, and ends the process.
 
-    A wrong flag or value raises ``UserError`` with the parser's own first sentence.
+    A wrong flag or value raises ``UserError`` with the first sentence of what the parser says.
     """
     if asked := [arg for arg in args if arg in HELP_FLAGS]:
         every = VERBOSE in asked
@@ -48,16 +49,30 @@ def parse_flags(
     shown = tyro.MISSING_NONPROP if default is None else default
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(config_type, prog=prog, args=list(args), default=shown, config=marks)
+            config = tyro.cli(config_type, prog=prog, args=list(args), default=shown, config=marks)
+        sentence = _bare_flag(config, default, args)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        sentence = _unknown_flag(config_type, args) or _first_sentence(said.getvalue())
-        if sentence.startswith("Missing from"):
-            sentence = f"Something is missing. Call it as in: {prog} {help.examples[0]}."
-        error = UserError(f"{sentence} See {prog} --help.")
-        error.exit_code = 2
-        raise error from None
+        sentence = _unknown_flag(config_type, args) or _plain(_first_sentence(said.getvalue()))
+        if "is missing" in sentence:
+            sentence += f" Call it as in: {prog} {help.examples[0]}."
+    if not sentence:
+        return config
+    error = UserError(f"{sentence} See {prog} --help.")
+    error.exit_code = 2
+    raise error
+
+
+def _bare_flag(config: Any, default: Any, args: Sequence[str]) -> str:
+    """A sentence on the first flag of a list that is given without any value, where it has none
+    anyway; else empty."""
+    for item in fields(config):
+        flag = f"--{item.name.replace('_', '-')}"
+        empty = getattr(config, item.name) == () == getattr(default, item.name, item.default)
+        if empty and flag in (arg.replace("_", "-") for arg in args):
+            return f"{flag} is followed by no value; give one or more, or leave it out."
+    return ""
 
 
 def _unknown_flag(config_type: Any, args: Sequence[str]) -> str:
@@ -85,6 +100,19 @@ def refuse_flags(config: Any, names: set[str], beside: str) -> None:
             f"{', '.join(given)} would do nothing beside {beside}. Leave "
             f"{'it' if len(given) == 1 else 'them'} out, or give two commands."
         )
+
+
+def _plain(sentence: str) -> str:
+    """The parser's sentence without the notation of types."""
+    if sentence.startswith("Missing from"):
+        return f"{' and '.join(re.findall(r'--[a-z-]+', sentence)) or 'Something'} is missing."
+    if choice := re.match(r"invalid choice '(.*)' for argument '(--.*?)'.*\((.*)\)", sentence):
+        value, flag, known = choice.groups()
+        names = [name.strip("'") for name in known.split(", ")]
+        return f"{flag} is {value}; it must be one of: {', '.join(filter(None, names))}."
+    if wrong := re.match(r"Error parsing (--[a-z-]+): .*?'(.*?)'", sentence):
+        return f"{wrong[1]} cannot be {wrong[2]!r}."
+    return sentence
 
 
 def _first_sentence(box: str) -> str:
