@@ -104,6 +104,12 @@ def its_trial(process: subprocess.Popen[str]) -> Path:
     raise AssertionError("".join(lines))
 
 
+def test_wrong_data_is_said_before_there_is_a_study(here):
+    with pytest.raises(UserError, match=r"^There is nothing at film\. Check the path given with"):
+        search.main(["--space", "space.toml", "--study", "s", "--", "--data", "film"])
+    assert not Path("runs").exists()
+
+
 def test_two_processes_share_a_study_and_make_up_for_one_that_is_killed(here, start):
     shared = [*SMALL, "--epochs", "5"]
     processes = [start("--space", "space.toml", "--study", "two", "--", *shared) for _ in "ab"]

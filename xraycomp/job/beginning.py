@@ -58,6 +58,22 @@ def begin(config: TrainConfig) -> tuple[Job, GrayModel | None]:
         return job if is_main() else _follow(job, config), model
 
 
+def find_source(config: TrainConfig) -> tuple[TrainConfig, Source]:
+    """Find the competition's files, or download them; the settings then name the competition,
+    unless it is told by the files alone.
+
+    Raises ``UserError`` as `choose_competition`, `download` and `open_source` do.
+    """
+    competition = choose_competition(config.competition, config.data, config.data_dir)
+    if competition and config.competition is None:
+        config = replace(config, competition=competition.slug)
+        log.info(_why(competition, config))
+    if competition:
+        _fetch_missing(competition, config)
+    source = open_source(competition, config.data, config.data_dir)
+    return config, source
+
+
 def _follow(main: Job, config: TrainConfig) -> Job:
     """The main process's run, with the images that this machine has."""
     here = replace(main.config, data=config.data, data_dir=config.data_dir, workers=config.workers)
@@ -98,13 +114,7 @@ def _begin_anew(config: TrainConfig) -> tuple[Job, GrayModel]:
     Whatever may be wrong with the settings shows before the folder is made, and what can, before
     the images are decoded, which takes long.
     """
-    competition = choose_competition(config.competition, config.data, config.data_dir)
-    if competition and config.competition is None:
-        config = replace(config, competition=competition.slug)
-        log.info(_why(competition, config))
-    if competition:
-        _fetch_missing(competition, config)
-    source = open_source(competition, config.data, config.data_dir)
+    config, source = find_source(config)
     path = config.runs_dir / (config.name or default_name(source.competition, config))
     check_free(path, overwrite=config.overwrite)
     competition, manifest = choose_findings(

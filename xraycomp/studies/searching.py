@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from xraycomp.console.errors import UserError
+from xraycomp.job.beginning import find_source
 from xraycomp.model.config import TrainConfig
 from xraycomp.pages.study import STUDY, STUDY_PAGE
 from xraycomp.remote.mounts import find_studies
@@ -35,6 +36,8 @@ def search(config: SearchConfig, settings: TrainConfig) -> Study:
             study = study.change_trials(config.trials)
     else:
         folder = settings.runs_dir / config.study
+        # Once for all trials, which a wrong path would all let fail.
+        settings, _ = find_source(settings)
         study = create_study(folder, config.storage, _plan(config, settings))
     if config.retry_failed:
         study = study.retry_failed()
