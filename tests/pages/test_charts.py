@@ -27,6 +27,7 @@ def test_epochs_are_counted_in_whole_numbers_and_one_alone_is_seen():
     x, _ = axes("epoch", [1, 2, 3], "loss", [0.3, np.nan, 0.1], whole=True)
     assert [text for _, text in x.ticks] == ["1", "2", "3"]
     x, y = axes("epoch", [1], "loss", [0.3], whole=True)
+    assert [text for _, text in x.ticks] == ["1"]
     drawn = line(0, x, y, [1], [0.3], dotted=True)
     assert len(drawn.dots) == 1
     assert x.start < drawn.dots[0][0] < x.end

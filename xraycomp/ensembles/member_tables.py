@@ -146,7 +146,12 @@ def read_member_tables(
         [replace(one, images=_short(one.images)) for one in found],
         "No image is in all of these tables. Predict the same images with each member.",
     )
-    remarks = [f"{path}: {found[i].remarks[-1]}" for i, path in enumerate(predictions)]
+    # How each of them reads the labels, in one sentence where all read them alike.
+    remarks = list(dict.fromkeys(one.remarks[-1] for one in found))
+    if len(remarks) > 1:
+        remarks = [
+            f"{path}: {one.remarks[-1]}" for path, one in zip(predictions, found, strict=True)
+        ]
     counts = [len(one.images) for one in found]
     if max(counts) > len(images):
         fewest = predictions[int(np.argmin(counts))]

@@ -46,7 +46,9 @@ class Scale:
         """The named values, or round ones within the axis: place and text of each."""
         if self.named:
             return [(float(self.at(value)), text) for value, text in self.named]
-        found = MaxNLocator(5, integer=self.whole).tick_values(self.low, self.high)
+        least = 1 if self.whole else 2
+        locator = MaxNLocator(5, integer=self.whole, min_n_ticks=least)
+        found = locator.tick_values(self.low, self.high)
         kept = [value for value in found if self.low - 1e-9 <= value <= self.high + 1e-9]
         return [(float(self.at(value)), f"{value:.6g}") for value in kept]
 
@@ -135,7 +137,8 @@ def _reach(values: ArrayLike, room: float) -> tuple[float, float]:
     known = known[~np.isnan(known)]
     low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
     if low == high:
-        return low - 0.5, high + 0.5
+        around = 0.5 if room == 0 or low == 0 else 0.05 * abs(low)
+        return low - around, high + around
     return low - room * (high - low), high + room * (high - low)
 
 
