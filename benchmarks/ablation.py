@@ -97,9 +97,10 @@ def main() -> None:
             for name in variants
         }
         epochs = {key: task.result() for key, task in waiting.items()}
+    judged = {key: judged_rows(table) for key, table in epochs.items()}
     scores = {
-        "F1": {key: table["val_macro_f1"].max() for key, table in epochs.items()},
-        "AUROC": {key: table["val_auroc"].max() for key, table in epochs.items()},
+        "F1": {key: table["val_macro_f1"].max() for key, table in judged.items()},
+        "AUROC": {key: table["val_auroc"].max() for key, table in judged.items()},
     }
     minutes = {key: table["seconds"].sum() / 60 for key, table in epochs.items()}
     heads = ["macro F1", "to fast", "AUROC", "to fast", "minutes", f"epochs to {args.target:g}"]
@@ -118,6 +119,13 @@ def main() -> None:
         lines.append([*line, ", ".join("never" if n is None else f"{n}" for n in taken)])
     print_table(lines)
     save("ablation" if args.of == "ingredients" else "next_steps", figures)
+
+
+def judged_rows(epochs: pd.DataFrame) -> pd.DataFrame:
+    """All epochs; where weights were averaged at the end, that average, though the run may have
+    kept a better epoch."""
+    averaged = epochs.get("swa_epochs")
+    return epochs if averaged is None else epochs[averaged > 0]
 
 
 def epochs_to(target: float, epochs: pd.DataFrame) -> int | None:

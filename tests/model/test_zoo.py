@@ -492,3 +492,17 @@ def test_networks_can_be_exported(arch, size):
     with torch.no_grad():
         exported = torch.export.export(model, (images,), strict=False).module()
         torch.testing.assert_close(exported(images), model(images), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "mobilenet_v3_small", "mnasnet0_5"])
+def test_batch_norms_know_their_statistics_after_a_short_training(arch):
+    """Torchvision's own MobileNetV3 and MNASNet are still far from them after so few batches."""
+    torch.manual_seed(0)
+    body = create_model(arch, 4).body
+    names = {name: it for name, it in body.named_modules() if isinstance(it, nn.BatchNorm2d)}
+    first = next(iter(names.values()))
+    for _ in range(40):
+        first(5 + 2 * torch.randn(64, first.num_features, 4, 4))
+    assert first.running_mean.mean() == pytest.approx(5, abs=0.2)
+    assert first.running_var.mean() == pytest.approx(4, abs=0.2)
+    assert {it.momentum for it in names.values()} == {0.1}

@@ -12,6 +12,7 @@ from urllib.request import Request, urlopen
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from xraycomp.console.errors import UserError
 from xraycomp.model.stem import Channels
@@ -54,6 +55,7 @@ def _torchvision(arch: str, num_classes: int) -> Architecture:
     body = models.get_model(
         arch, weights=None, num_classes=num_classes, **(options if arch in INCEPTIONS else {})
     )
+    _hasten_statistics(body)
     layers = [n for n, module in body.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
     pretrained = models.get_model_weights(arch).DEFAULT
     preset = pretrained.transforms()
@@ -71,6 +73,18 @@ def _torchvision(arch: str, num_classes: int) -> Architecture:
         fetch=lambda: pretrained.get_state_dict(progress=False, check_hash=True),
         ignored=SIDE_HEADS if arch in INCEPTIONS else (),
     )
+
+
+def _hasten_statistics(body: nn.Module) -> None:
+    """Let batch norms take over at least a tenth of each batch's statistics, as most networks do
+    and all of timm's.
+
+    With the hundredth of torchvision's MobileNetV3, or less of its MNASNet, they need thousands of
+    steps to become those of the weights, and until then validation sees another network.
+    """
+    for module in body.modules():
+        if isinstance(module, _BatchNorm) and module.momentum is not None:
+            module.momentum = max(module.momentum, 0.1)
 
 
 def _timm(arch: str, num_classes: int) -> Architecture:
