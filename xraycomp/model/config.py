@@ -146,7 +146,7 @@ class TrainConfig:
     """Alpha of mixup; 0 mixes nothing."""
     laplacian: float = 0.0
     """How much the fine detail of every image is raised (Laplacian pyramid); 1 doubles it, 0 leaves
-    images as they are."""
+    images as they are. It has not helped where it was tried."""
 
     no_finding_class: bool = False
     """Make images without any finding a class of their own (multilabel)."""

@@ -45,7 +45,7 @@ def search(config: SearchConfig, settings: TrainConfig) -> Study:
     found = write_tally(study)
     log.info("\n%s\n", format_best(found))
     if left := [row for row in found["trials"] if row["state"] == "running"]:
-        log.info("%d trials are not finished; others may be at work on them.", len(left))
+        log.info("Not finished, perhaps since others are at work on them: %d.", len(left))
     log.info("Wrote %s: %s, %s.", study.path, STUDY, STUDY_PAGE)
     return study
 
