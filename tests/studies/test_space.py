@@ -8,9 +8,10 @@ import optuna
 import pytest
 
 from xraycomp.console.errors import UserError
+from xraycomp.data.toml import built_in_names
 from xraycomp.model.config import TrainConfig
 from xraycomp.model.zoo import create_model
-from xraycomp.studies.space import built_in_spaces, load_space, parse_space
+from xraycomp.studies.space import BUILT_IN, load_space, parse_space
 
 BOTH = """
 [fixed]
@@ -91,7 +92,7 @@ def test_a_wrong_space_is_named_with_file_and_key(text, sentence):
         parse_space(text, "x.toml")
 
 
-@pytest.mark.parametrize("name", built_in_spaces())
+@pytest.mark.parametrize("name", built_in_names(BUILT_IN))
 def test_ready_made_spaces_hold_settings_that_training_takes(name):
     space = load_space(name)
     assert space.title

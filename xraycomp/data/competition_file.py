@@ -1,13 +1,10 @@
 """A competition as a TOML file: read, and written back."""
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import fields, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from xraycomp.console.errors import UserError, listing
 from xraycomp.data.competition import (
     COLUMN_CONTENTS,
     METRICS,
@@ -20,7 +17,14 @@ from xraycomp.data.competition import (
     Submission,
 )
 from xraycomp.data.competition_checks import check_competition
-from xraycomp.data.toml import Reader, format_section, format_value
+from xraycomp.data.toml import (
+    Reader,
+    built_in_names,
+    format_section,
+    format_value,
+    parse_toml,
+    read_named,
+)
 
 BUILT_IN = Path(__file__).parent / "competitions"
 FINDINGS_RECIPE = {"monitor": "val_auroc", "label_smoothing": 0.0}
@@ -30,7 +34,7 @@ for rare findings, and smoothing raises every probability far above their share.
 
 def built_in_slugs() -> list[str]:
     """The slugs of the competitions that come with the kit."""
-    return sorted(path.stem for path in BUILT_IN.glob("*.toml"))
+    return built_in_names(BUILT_IN)
 
 
 def load_competition(name: str) -> Competition:
@@ -39,20 +43,7 @@ def load_competition(name: str) -> Competition:
     Raises ``UserError`` for an unknown slug, a missing file and everything that
     ``parse_competition`` refuses.
     """
-    path = Path(name) if name.endswith(".toml") else BUILT_IN / f"{name}.toml"
-    if not path.is_file():
-        if name.endswith(".toml"):
-            raise UserError(f"There is no competition file {path}. Check the path.")
-        close = get_close_matches(name, built_in_slugs(), n=1)
-        hint = f" Did you mean {close[0]}?" if close else ""
-        raise UserError(
-            f"There is no built-in competition {name!r} (built in: {listing(built_in_slugs())})."
-            f"{hint} For one of your own give the path of its TOML file."
-        )
-    try:
-        return parse_competition(path.read_text(encoding="utf-8"), str(path))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text ({error.reason}).") from error
+    return parse_competition(*read_named(name, BUILT_IN, "competition"))
 
 
 def parse_competition(text: str, where: str) -> Competition:
@@ -61,10 +52,7 @@ def parse_competition(text: str, where: str) -> Competition:
     Raises ``UserError`` for TOML that does not parse, unknown and missing keys, values of a wrong
     type or outside their list, and columns or classes that contradict each other.
     """
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{where} is not valid TOML: {error}.") from error
+    table = parse_toml(text, where)
     reader = Reader(where)
     reader.check_keys(
         table,

@@ -1,13 +1,50 @@
-"""TOML tables: values taken out with complaints that name file and key, and written back."""
+"""TOML files found, read with complaints that name file and key, and written back."""
 
 import json
 import re
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
-from xraycomp.console.errors import UserError
+from xraycomp.console.errors import UserError, listing
+
+
+def built_in_names(folder: Path) -> list[str]:
+    """The names, without their ending, of the TOML files that come with the kit in ``folder``."""
+    return sorted(path.stem for path in folder.glob("*.toml"))
+
+
+def read_named(name: str, folder: Path, what: str) -> tuple[str, str]:
+    """The text and the path of a built-in TOML file by its name, or of any file by its path.
+
+    Raises ``UserError``, which calls it ``what``, where there is none, and where it is no text.
+    """
+    path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
+    if not path.is_file():
+        if name.endswith(".toml"):
+            raise UserError(f"There is no {what} file {path}. Check the path.")
+        known = built_in_names(folder)
+        close = get_close_matches(name, known, n=1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        raise UserError(
+            f"There is no built-in {what} {name!r} (built in: {listing(known, 9)}).{hint} For one "
+            "of your own give the path of its TOML file."
+        )
+    try:
+        return path.read_text(encoding="utf-8"), str(path)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text ({error.reason}).") from error
+
+
+def parse_toml(text: str, where: str) -> dict[str, Any]:
+    """The table that a TOML ``text`` holds; ``UserError``, naming it ``where``, if it is none."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{where} is not valid TOML: {error}.") from error
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,13 @@
 
 import itertools
 import json
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from xraycomp.console.errors import UserError, listing
-from xraycomp.data.toml import Reader
+from xraycomp.console.errors import UserError
+from xraycomp.data.toml import Reader, parse_toml, read_named
 from xraycomp.model.config import TrainConfig
 
 BUILT_IN = Path(__file__).parent / "spaces"
@@ -109,30 +107,12 @@ class Space:
             yield from ((f"choices.{chosen}.{name}", domain) for name, domain in domains.items())
 
 
-def built_in_spaces() -> list[str]:
-    """The names of the spaces that come with the kit."""
-    return sorted(path.stem for path in BUILT_IN.glob("*.toml"))
-
-
 def load_space(name: str) -> Space:
-    """Load a ready-made space by its name, or any by the path of its TOML file.
+    """Load a built-in space by its name, or any by the path of its TOML file.
 
     Raises ``UserError`` for an unknown name, a missing file, and as `parse_space` does.
     """
-    path = Path(name) if name.endswith(".toml") else BUILT_IN / f"{name}.toml"
-    if not path.is_file():
-        if name.endswith(".toml"):
-            raise UserError(f"There is no space file {path}. Check the path given with --space.")
-        close = get_close_matches(name, built_in_spaces(), n=1)
-        hint = f" Did you mean {close[0]}?" if close else ""
-        raise UserError(
-            f"There is no ready-made space {name!r} (there are: {listing(built_in_spaces(), 9)})."
-            f"{hint} For one of your own give the path of its TOML file."
-        )
-    try:
-        return parse_space(path.read_text(encoding="utf-8"), str(path))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text ({error.reason}).") from error
+    return parse_space(*read_named(name, BUILT_IN, "space"))
 
 
 def parse_space(text: str, where: str) -> Space:
@@ -145,10 +125,7 @@ def parse_space(text: str, where: str) -> Space:
     Raises ``UserError`` for TOML that does not parse, unknown fields, values that the field does
     not take, ranges without an end, and where nothing is searched.
     """
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{where} is not valid TOML: {error}.") from error
+    table = parse_toml(text, where)
     reader = Reader(where)
     parts = {"title", "fixed", "space", "choices"}
     reader.check_keys(table, "", required=set(), optional=parts)
