@@ -217,6 +217,8 @@ def run(args: argparse.Namespace) -> int:
         if getattr(args, flag) < 1:
             name = flag.replace("_", "-")
             raise Mistake(f"--{name} is {getattr(args, flag)}; it must be at least 1.")
+    if args.output and args.output.is_dir():
+        raise Mistake(f"--output {args.output} is a folder. Name a file.")
     if args.output and not args.output.absolute().parent.is_dir():
         raise Mistake(f"There is no folder {args.output.absolute().parent}. Make it first.")
     network = Network.load(args.model, args.threads)

@@ -186,7 +186,7 @@ def test_mistakes_are_one_sentence(model, films, tmp_path):
         (model, films, "--batch-size", "0"): "--batch-size is 0",
         (model, films, "--threads", "-1"): "--threads is -1",
         (model, films, "--output", tmp_path / "none/table.csv"): "There is no folder",
-        (model, films, "--output", films): "Is a directory",
+        (model, films, "--output", films): "films is a folder. Name a file.",
     }.items():
         done = run(*args)
         assert done.returncode == 1, args

@@ -265,6 +265,71 @@ def test_a_pruner_ends_trials_that_fall_behind(here):
     assert [path.name for path in Path("runs/s/trial-0000").glob("*.pt")] == ["best.pt"]
 
 
+def test_a_trial_that_has_trained_to_its_end_is_not_pruned(here):
+    space = "[fixed]\noptimizer = 'adamw'\nmonitor = 'val_loss'\n[space]\n"
+    space += "lr = {values = [0.003, 10.0]}\n"
+    found = run("space.toml", "--pruner", "asha", text=space)
+    assert [row["state"] for row in found["trials"]] == ["complete"] * 2
+    assert found["trials"][1]["value"] > found["trials"][0]["value"]
+
+
+def test_a_trial_counts_as_good_as_its_best_epoch_so_far(here):
+    space = "[fixed]\nmonitor = 'val_loss'\nema_decay = 0.0\n[space]\nlr = {values = [0.5, 1.0]}\n"
+    run("space.toml", text=space, epochs=4)
+    worse = 0
+    for trial in open_study(Path("runs/s"), "").load().trials:
+        losses = pd.read_csv(f"runs/s/trial-{trial.number:04d}/metrics.csv")["val_loss"]
+        assert list(trial.intermediate_values.values()) == list(losses.cummin())
+        worse += (losses.diff() > 0).sum()
+    assert worse  # else this says nothing
+
+
+def test_one_study_does_not_take_the_trials_of_another_in_its_folder_for_its_own(here):
+    Path("other.toml").write_text("[space]\nlr = {values = [0.02]}\n", encoding="utf-8")
+    kept = ["--study", "s", "--storage", "sqlite:///s.db"]
+    asked = ["--", *SMALL, "--epochs", "1"]
+    search.main(["--space", "other.toml", *kept, *asked])
+    said = "^runs/s belongs to another study. Go on with that one by its own --storage"
+    with pytest.raises(UserError, match=said):
+        search.main(["--space", "space.toml", "--study", "s", *asked])
+    assert not Path("runs/s/journal.log").exists()
+    with pytest.raises(UserError, match=said):
+        search.main(["--space", "space.toml", *kept[:3], "sqlite:///t.db", *asked])
+    search.main([*kept])
+    assert [row["params"] for row in tally("s")["trials"]] == [{"lr": 0.02}]
+    # Nor after its journal was removed, to begin anew.
+    run("space.toml", "--study", "t", "--trials", "1")
+    Path("runs/t/journal.log").unlink()
+    with pytest.raises(UserError, match=r"^runs/t belongs to another study"):
+        search.main(["--space", "other.toml", "--study", "t", *asked])
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--folds", "3"], "^A trial trains one model, and --folds without --fold several"),
+        (["--resume", "runs/s"], "^--resume is not for a search"),
+    ],
+)
+def test_what_no_trial_can_do_is_said_before_there_is_a_study(here, flags, said):
+    Path("runs/s").mkdir(parents=True)
+    if "--resume" in flags:
+        search.main(["--space", "space.toml", "--study", "r", "--trials", "1", "--", *SMALL])
+        flags = ["--resume", "runs/r/trial-0000"]
+    with pytest.raises(UserError, match=said):
+        search.main(["--space", "space.toml", "--study", "s", "--", *SMALL, *flags])
+    assert not list(Path("runs/s").iterdir())
+
+
+def test_a_study_goes_on_without_flags_of_what_it_searches(here):
+    run("space.toml", "--trials", "1")
+    with pytest.raises(UserError, match=r"^--lr is what the space of runs/s searches"):
+        search.main(["--study", "s", "--", "--lr", "0.1"])
+    assert tally("s")["planned"] == 1
+    run("space.toml", "--trials", "9", "--study", "t")
+    assert tally("t")["planned"] == 4
+
+
 def test_a_database_serves_as_storage(here):
     found = run("space.toml", "--storage", "sqlite:///s.db", "--sampler", "tpe", "--trials", "3")
     assert [row["state"] for row in found["trials"]] == ["complete"] * 3

@@ -365,22 +365,29 @@ def test_a_second_session_goes_on_where_the_first_was_stopped(
 SEARCH = """
 import sys
 from functools import partial
-from xraycomp.model.config import TrainConfig
 from xraycomp.remote.session import run_session
 from xraycomp.studies.config import SearchConfig
-from xraycomp.studies.searching import search
+from xraycomp.studies.searching import search, settings_for
 
 if __name__ == "__main__":
-    sizes = {"arch": "squeezenet1_1", "image_size": 32, "epochs": 1}
-    config = TrainConfig(competition="phantom", **sizes)
-    run_session(partial(search, SearchConfig("flips", "SPACE", trials=TRIALS)), config)
+    asked = SearchConfig("flips", "SPACE", trials=TRIALS)
+    run_session(partial(search, asked), settings_for(asked, "phantom", image_size=32))
     sys.exit("run_session returned")
 """
 
 
 def search_in_session(tmp_path: Path, environment: dict[str, str], trials: int) -> list[int]:
     """A session of a search that is to have so many trials; which of them it did."""
-    space = put(tmp_path / "flips.toml", "[space]\nseed = {values = [0, 1, 2]}\n")
+    space = put(
+        tmp_path / "flips.toml",
+        """
+[fixed]
+arch = "squeezenet1_1"
+epochs = 1
+[space]
+seed = {values = [0, 1, 2]}
+""",
+    )
     text = SEARCH.replace("SPACE", str(space)).replace("TRIALS", str(trials))
     root = tmp_path / "kaggle"
     before = listing_of(root / "input")

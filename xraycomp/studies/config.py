@@ -54,3 +54,5 @@ class SearchConfig:
             if value is not None and value < least:
                 flag = name.replace("_", "-")
                 raise UserError(f"--{flag} is {value}; it must be at least {least}.")
+        if not self.dead_after >= 0:
+            raise UserError(f"--dead-after is {self.dead_after:g}; it must be 0 or more.")

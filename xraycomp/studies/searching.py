@@ -3,6 +3,7 @@
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from xraycomp.console.errors import UserError
 from xraycomp.job.beginning import find_source
@@ -15,7 +16,7 @@ from xraycomp.studies.imported import import_study
 from xraycomp.studies.space import load_space
 from xraycomp.studies.study import Plan, Sampler, Study, create_study, open_study
 from xraycomp.studies.tally import format_best, write_tally
-from xraycomp.studies.trials import work
+from xraycomp.studies.trials import ONE_MODEL, work
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,16 @@ def search(config: SearchConfig, settings: TrainConfig) -> Study:
         log.info("Not finished, perhaps since others are at work on them: %d.", len(left))
     log.info("Wrote %s: %s, %s.", study.path, STUDY, STUDY_PAGE)
     return study
+
+
+def settings_for(config: SearchConfig, competition: str, /, **given: Any) -> TrainConfig:
+    """What the trials of a search share, for a script: the recipe of the competition (a slug or the
+    path of a TOML file), over it what the space fixes, over that the ``given`` fields.
+
+    Raises ``UserError`` as `load_space` and `TrainConfig.for_competition` do.
+    """
+    fixed = {**load_space(config.space).fixed, "competition": competition}
+    return TrainConfig.for_competition(competition, **{**fixed, **given})
 
 
 def find_asked(config: SearchConfig, settings: TrainConfig) -> Study | None:
@@ -89,8 +100,11 @@ def _plan(config: SearchConfig, settings: TrainConfig) -> Plan:
         config.seeds,
         config.sampler_seed,
     )
+    if settings.split_plan().all_folds and not {"fold", "folds"} & set(space.searched):
+        raise UserError(ONE_MODEL)
     if plan.sampler == "grid":
-        plan = replace(plan, trials=config.trials or len(plan.read_space(space.where).grid()))
+        whole = len(plan.read_space(space.where).grid())
+        plan = replace(plan, trials=min(config.trials or whole, whole))
     return plan
 
 
@@ -113,7 +127,7 @@ def _check_same(study: Study, config: SearchConfig) -> None:
 
 
 def _refuse(given: TrainConfig) -> None:
-    for name in ("name", "resume", "overwrite", "devices"):
+    for name in ("resume", "overwrite", "devices", "name"):
         if getattr(given, name):  # none of which is on by itself
             raise UserError(
                 f"--{name} is not for a search: each trial is a run of its own on one device. "

@@ -16,6 +16,8 @@ JOURNAL = "journal.log"
 def find_study(folder: Path, storage: str, *, sampler: Any = None, pruner: Any = None) -> Any:
     """The ``optuna.Study`` of that folder's name, or None."""
     optuna = load_optuna()
+    if not storage and not (folder / JOURNAL).is_file():
+        return None  # a journal is there from when it is opened
     try:
         return optuna.load_study(
             storage=open_storage(folder, storage),

@@ -4,18 +4,23 @@ import contextlib
 import json
 import shlex
 import time
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from xraycomp.console.errors import UserError
+from xraycomp.data.files import write_text
 from xraycomp.studies.space import Space, parse_space
-from xraycomp.studies.storage import JOURNAL, find_study, load_optuna, locked, open_storage
+from xraycomp.studies.storage import find_study, load_optuna, locked, open_storage
 
 Sampler = Literal["", "grid", "random", "tpe"]
 Pruner = Literal["none", "asha", "hyperband"]
 
-_PLAN = "plan"
+_PLAN, _KEY = "plan", "key"
+_OWNER = "study.key"
+"""The file that says to which study the trials in its folder belong."""
 _SECONDS_TO_MAKE = 60.0
 
 
@@ -116,22 +121,29 @@ class Study:
 
 
 def open_study(folder: Path, storage: str) -> Study | None:
-    """The study in ``folder`` and ``storage``, or None where there is none yet."""
-    if not storage and not (folder / JOURNAL).is_file():
-        return None
+    """The study in ``folder`` and ``storage``, or None where there is none yet.
+
+    Raises ``UserError`` where the folder holds trials of another one.
+    """
     study = find_study(folder, storage)
     plan = study and study.user_attrs.get(_PLAN)
     if not plan:
         return None
     folder.mkdir(parents=True, exist_ok=True)  # a machine may have joined by the database alone
+    _own(folder, study.user_attrs[_KEY])
     return Study(folder, storage, Plan(**plan))
 
 
 def create_study(folder: Path, storage: str, plan: Plan) -> Study:
-    """A new study, or the one that another process has made meanwhile."""
+    """A new study, or the one that another process has made meanwhile.
+
+    Raises ``UserError`` where the folder holds trials of one that is kept elsewhere.
+    """
     optuna = load_optuna()
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / "study.lock"):
+        if find_study(folder, storage) is None:
+            _check_owner(folder, "")
         try:
             optuna.create_study(
                 storage=open_storage(folder, storage),
@@ -146,11 +158,34 @@ def create_study(folder: Path, storage: str, plan: Plan) -> Study:
             if found:
                 return found
         study = Study(folder, storage, plan)
+        loaded = study.load()
+        key = loaded.user_attrs.get(_KEY, uuid.uuid4().hex)
+        loaded.set_user_attr(_KEY, key)
+        _own(folder, key)
         if plan.sampler == "grid":
-            _enqueue(study.load(), study.space.grid())
+            _enqueue(loaded, study.space.grid())
         # Last: a study that has a plan has its grid.
-        study.load().set_user_attr(_PLAN, asdict(plan))
+        loaded.set_user_attr(_PLAN, asdict(plan))
     return study
+
+
+def _own(folder: Path, key: str) -> None:
+    """Note that the trials in ``folder`` are those of the study with that key."""
+    _check_owner(folder, key)
+    if not (folder / _OWNER).is_file():
+        write_text(folder / _OWNER, key)
+
+
+def _check_owner(folder: Path, key: str) -> None:
+    """Raise ``UserError`` where the folder's trials are not those of the study with that key, for
+    which it would take them by their numbers."""
+    owner = folder / _OWNER
+    theirs = owner.read_text(encoding="utf-8") if owner.is_file() else ""
+    if (theirs or any(folder.glob("trial-*"))) and theirs != key:
+        raise UserError(
+            f"{folder} belongs to another study. Go on with that one by its own --storage (none if "
+            "it had none), or give another --study."
+        )
 
 
 def _enqueue(study: Any, grid: Iterable[Mapping[str, Any]]) -> None:

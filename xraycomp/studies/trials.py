@@ -23,6 +23,11 @@ from xraycomp.studies.tally import best_value, write_tally
 
 log = logging.getLogger(__name__)
 
+ONE_MODEL = (
+    "A trial trains one model, and --folds without --fold several. Name a --fold, or search over "
+    "fold as over a seed."
+)
+
 
 def work(study: Study, settings: TrainConfig, dead_after: float) -> None:
     """Do trials of ``study`` until it has as many as it is to have, or the time is up.
@@ -107,22 +112,22 @@ def _train(
         time_limit=None if math.isinf(minutes) else minutes,
     )
     if config.split_plan().all_folds:
-        raise UserError(
-            "A trial trains one model, and --folds without --fold several. Name a --fold, or "
-            "search over fold as over a seed."
-        )
-    train(config, _watch(claim, settings.monitor), closer=False)
+        raise UserError(ONE_MODEL)
+    train(config, _watch(claim, config), closer=False)
     return run if run.finished else None
 
 
-def _watch(claim: Claim, monitor: str) -> Watch:
-    """Tell the study of each epoch, and end trials that it thinks little of."""
+def _watch(claim: Claim, config: TrainConfig) -> Watch:
+    """Tell the study of the best epoch so far after each, and end trials that it thinks little of,
+    unless they have trained to the end anyway."""
     import optuna
+
+    run, epochs = RunFolder(claim.folder), sum(it.epochs for it in config.training_stages())
 
     def watch(row: Mapping[str, Any]) -> None:
         claim.beat(deaths=0)
-        claim.trial.report(row[monitor], row["epoch"])
-        if claim.trial.should_prune():
+        claim.trial.report(best_value(run.epochs(), config.monitor), row["epoch"])
+        if row["epoch"] < epochs and claim.trial.should_prune():
             raise optuna.TrialPruned
 
     return watch
