@@ -1,6 +1,7 @@
 """python -m xraycomp.soup: which runs stay in, what it leaves, and what it refuses."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -97,7 +98,15 @@ def test_a_soup_is_a_run_as_any_other(here):
     found = f1_score(manifest.loc[table.index, "label"], table.idxmax(axis=1), average="macro")
     assert told["score"] == pytest.approx(found, abs=1e-6)
     assert RunFolder.open(run).finished
-    assert "xraycomp.soup --runs" in (run / "report.html").read_text()
+    page = (run / "report.html").read_text()
+    assert "xraycomp.soup --runs" in page
+    assert "--resume" not in page  # a soup is not trained further
+    rows = re.findall(r'class="break">(\S+)</th><td class="n">(.+?)</td>.*?<td>(yes|no)</td>', page)
+    wanted = [
+        (one["run"], f"{one[told['monitor']]:.4f}", "yes" if one["kept"] else "no")
+        for one in members
+    ]
+    assert rows == wanted
 
     predict.main(["--runs", "runs/soup", "--output", "again.csv", "--device", "cpu"])
     again = pd.read_csv("again.csv").set_index("image")

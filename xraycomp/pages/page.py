@@ -60,11 +60,12 @@ def _run_page(run: RunFiles, defaults: Mapping[str, Any], again: str) -> str:
     doubts = gallery.doubts(run, pictures)
     if doubts:
         doubts["films"] = any(row["film"] for row in doubts["rows"])
+    soup = run.json("soup.json")
     titles = {
         "what": "What was run",
         **({f"judged-{j['split']}": f"Judged on {_SPLITS[j['split']]}" for j in judged}),
         **({} if judged else {"judged": "Judgement"}),
-        "training": "Training",
+        "training": "Soup" if soup else "Training",
         "leaks": "Leak check",
         "slices": "Slices",
         "shortcuts": "Shortcuts",
@@ -85,6 +86,7 @@ def _run_page(run: RunFiles, defaults: Mapping[str, Any], again: str) -> str:
         environment=environment,
         judged=judged,
         training=sections.training(run),
+        soup=soup,
         leaks=sections.leaks(run),
         shown=sections.SHOWN,
         slices=slices,
