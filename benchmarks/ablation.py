@@ -6,17 +6,20 @@
 
 Each variant is ``fast`` but for one setting, trained through its whole schedule; all variants of a
 seed have the same split. With the ImageNet weights of timm's tf_efficientnet_lite0, which are
-small, that network is tried too, and an epoch of its head alone before the others. On the CPU as
-many runs as there are cores train at a time, each on one of them; on a GPU one after the other.
-Prints the best macro F1 and AUROC on validation and the minutes of training, mean and standard
-deviation over the seeds, the difference of both scores to ``fast`` within each seed, and after how
-many epochs each seed had reached the target. With ``--runs-dir`` the runs are kept, and what is
-finished there is not trained again. Writes benchmarks/results/.
+small, that network is tried too, and an epoch of its head alone before the others, or at three
+rates, with the soup of these runs. On the CPU as many runs as there are cores train at a time, each
+on one of them; on a GPU one after the other. Prints the best macro F1 and AUROC on validation and
+the minutes of training, mean and standard deviation over the seeds, the difference of both scores
+to ``fast`` within each seed, and after how many epochs each seed had reached the target. With
+``--runs-dir`` the runs are kept, and what is finished there is not trained again. Writes
+benchmarks/results/.
 """
 
 import argparse
+import json
 import shlex
 import statistics
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -57,9 +60,16 @@ PRETRAINED = {
         "pretrained": NETWORK,
         "frozen body first": f"{NETWORK} --stages 'head:0.005:1 all:0.001:5'",
     },
-    "next-steps": {"pretrained": f"{NETWORK} {SHORT}"},
+    "next-steps": {
+        "pretrained": f"{NETWORK} {SHORT}",
+        "pretrained, half the rate": f"{NETWORK} {SHORT} --lr 0.0005",
+        "pretrained, twice the rate": f"{NETWORK} {SHORT} --lr 0.002",
+    },
 }
 """With the weights, and without the network of ``fast``."""
+SOUP = "soup of these three"
+_SCORES = {"macro_f1": "macro_f1", "auroc": "macro_auroc"}
+"""Scores of ``metrics.csv`` by what they are called in ``metrics.json``."""
 
 
 def main() -> None:
@@ -80,9 +90,12 @@ def main() -> None:
     cpus, alone = joblib.cpu_count(), args.device != "cpu"
     with TemporaryDirectory() as scratch, ThreadPoolExecutor(1 if alone else cpus) as pool:
 
-        def train(name: str, seed: int) -> pd.DataFrame:
+        def place(name: str, seed: int) -> Path:
             plain = name.lower().replace(",", "").replace(" ", "-")
-            run = (args.runs_dir or Path(scratch)).resolve() / f"{plain}-{seed}"
+            return (args.runs_dir or Path(scratch)).resolve() / f"{plain}-{seed}"
+
+        def train(name: str, seed: int) -> pd.DataFrame:
+            run = place(name, seed)
             if (run / "finished.json").is_file():
                 return pd.read_csv(run / "metrics.csv")
             run.parent.mkdir(parents=True, exist_ok=True)
@@ -97,6 +110,12 @@ def main() -> None:
             for name in variants
         }
         epochs = {key: task.result() for key, task in waiting.items()}
+        if args.weights and args.of == "next-steps":
+            variants[SOUP] = ""
+            for seed in range(args.seeds):
+                runs = [place(name, seed) for name in PRETRAINED[args.of]]
+                three = pd.concat([epochs[name, seed] for name in PRETRAINED[args.of]])
+                epochs[SOUP, seed] = cook(runs, place(SOUP, seed), three, args.device)
     judged = {key: judged_rows(table) for key, table in epochs.items()}
     scores = {
         "F1": {key: table["val_macro_f1"].max() for key, table in judged.items()},
@@ -119,6 +138,18 @@ def main() -> None:
         lines.append([*line, ", ".join("never" if n is None else f"{n}" for n in taken)])
     print_table(lines)
     save("ablation" if args.of == "ingredients" else "next_steps", figures)
+
+
+def cook(runs: list[Path], soup: Path, epochs: pd.DataFrame, device: str) -> pd.DataFrame:
+    """The soup of ``runs`` as one row of ``metrics.csv``, with the time and the epochs of all."""
+    command = [sys.executable, "-m", "xraycomp.soup", "--runs", *map(str, runs)]
+    command += ["--name", soup.name, "--runs-dir", str(soup.parent), "--overwrite"]
+    command += ["--submissions-dir", str(soup.parent), "--device", device]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    overall = json.loads((soup / "metrics.json").read_text(encoding="utf-8"))["overall"]
+    row = {"epoch": len(epochs), "seconds": epochs["seconds"].sum()}
+    scores = {f"val_{name}": overall[of]["value"] for name, of in _SCORES.items()}
+    return pd.DataFrame([{**row, **scores}])
 
 
 def judged_rows(epochs: pd.DataFrame) -> pd.DataFrame:
