@@ -286,7 +286,7 @@ def test_a_trial_counts_as_good_as_its_best_epoch_so_far(here):
 
 def test_one_study_does_not_take_the_trials_of_another_in_its_folder_for_its_own(here):
     Path("other.toml").write_text("[space]\nlr = {values = [0.02]}\n", encoding="utf-8")
-    kept = ["--study", "s", "--storage", "sqlite:///s.db"]
+    kept = ["--study", "s", "--storage", "sqlite:///one.db"]
     asked = ["--", *SMALL, "--epochs", "1"]
     search.main(["--space", "other.toml", *kept, *asked])
     said = "^runs/s belongs to another study. Go on with that one by its own --storage"
@@ -294,7 +294,7 @@ def test_one_study_does_not_take_the_trials_of_another_in_its_folder_for_its_own
         search.main(["--space", "space.toml", "--study", "s", *asked])
     assert not Path("runs/s/journal.log").exists()
     with pytest.raises(UserError, match=said):
-        search.main(["--space", "space.toml", *kept[:3], "sqlite:///t.db", *asked])
+        search.main(["--space", "space.toml", *kept[:3], "sqlite:///other.db", *asked])
     search.main([*kept])
     assert [row["params"] for row in tally("s")["trials"]] == [{"lr": 0.02}]
     # Nor after its journal was removed, to begin anew.

@@ -65,12 +65,13 @@ def parse_flags(
 
 
 def _bare_flag(config: Any, default: Any, args: Sequence[str]) -> str:
-    """A sentence on the first flag of a list that is given without any value, where it has none
-    anyway; else empty."""
+    """A sentence on the first flag of a list that is given once and without any value, where it has
+    none anyway; else empty."""
+    given = [arg.replace("_", "-") for arg in args]
     for item in fields(config):
         flag = f"--{item.name.replace('_', '-')}"
         empty = getattr(config, item.name) == () == getattr(default, item.name, item.default)
-        if empty and flag in (arg.replace("_", "-") for arg in args):
+        if empty and given.count(flag) == 1:
             return f"{flag} is followed by no value; give one or more, or leave it out."
     return ""
 
