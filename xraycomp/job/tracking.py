@@ -71,6 +71,7 @@ class _WandB(Tracker):
     def __init__(self, run: RunFolder, config: TrainConfig, project: str) -> None:
         import wandb
 
+        mode: Any = os.environ.get("WANDB_MODE", "offline")
         # The last part of its folders' names; the same one goes on with the same record.
         known = sorted((run.path / "wandb").glob("*run-*-*"))
         self._run: Any = wandb.init(
@@ -80,7 +81,7 @@ class _WandB(Tracker):
             resume="allow" if known else None,
             dir=str(run.path),
             config=_plain(config),
-            mode=os.environ.get("WANDB_MODE", "offline"),  # type: ignore[arg-type]
+            mode=mode,
             settings=wandb.Settings(console="off", silent=True, x_disable_stats=True),
         )
 
