@@ -52,9 +52,9 @@ class SplitPlan:
         test, val = self.fractions
         if self.fold and not self.folds:
             raise UserError(f"--fold {self.fold} is one of --folds, which is not given. Give both.")
-        if self.folds and (self.folds < 2 or not 0 <= (self.fold or 0) < self.folds):
-            if self.folds < 2:
-                raise UserError(f"--folds is {self.folds}; it must be at least 2, or 0 for none.")
+        if self.folds and self.folds < 2:
+            raise UserError(f"--folds is {self.folds}; it must be at least 2, or 0 for none.")
+        if self.folds and not 0 <= (self.fold or 0) < self.folds:
             raise UserError(f"--fold is {self.fold}; it must be one of 0 to {self.folds - 1}.")
         if not self.folds and not 0 < val < 1:
             raise UserError(f"--val-fraction is {val}; it must lie between 0 and 1.")
