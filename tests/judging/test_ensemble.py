@@ -26,7 +26,8 @@ def judged(targets, probs, names, *, classes=CLASSES, **options):
         Labelled("images", "labels.csv"),
     )  # fmt: skip
     options = {"groups": np.arange(len(targets)), "resamples": 200} | options
-    return judge_ensemble(competition, targets, probs, names, "validation split", **options)
+    report, _ = judge_ensemble(competition, targets, probs, names, "validation split", **options)
+    return report
 
 
 def one_class(n=400, seed=0, skill=(2.0, 2.0, 0.0)):

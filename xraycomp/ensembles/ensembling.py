@@ -19,9 +19,6 @@ from xraycomp.judging.combining import (
     FITTED,
     Combination,
     Method,
-    combine_cross_fitted,
-    cross_fit_limits,
-    deal_folds,
     fit_combination,
 )
 from xraycomp.judging.ensemble import judge_ensemble
@@ -61,7 +58,7 @@ def ensemble(
     """
     check_output(output, overwrite=overwrite)
     asked = (members.targets, members.probs)
-    report = judge_ensemble(
+    report, probs = judge_ensemble(
         members.competition,
         *asked,
         members.names,
@@ -85,7 +82,7 @@ def ensemble(
         "members": [one | scores[one["name"]] for one in members.described()],
     }
     with atomic_folder(output) as folder:
-        names = [ENSEMBLE, *_write(folder, members, method, fitted)]
+        names = [ENSEMBLE, *_write(folder, members, method, probs, fitted)]
         write_json(folder / ENSEMBLE, report)
         shutil.rmtree(output, ignore_errors=True)
     log.info("Wrote %s: %s.", output, ", ".join(names))
@@ -116,20 +113,21 @@ def check_output(output: Path, *, overwrite: bool) -> None:
         )
 
 
-def _write(folder: Path, members: Members, method: Method, fitted: Combination) -> list[str]:
-    """Write tables, judgement and submission into ``folder``; return their names."""
+def _write(
+    folder: Path,
+    members: Members,
+    method: Method,
+    probs: NDArray[np.float64],
+    fitted: Combination,
+) -> list[str]:
+    """Write tables, judgement and submission into ``folder``; return their names.
+
+    ``probs`` are those of the labelled images, as they were judged.
+    """
     competition, classes = members.competition, members.competition.classes
-    fold = deal_folds(members.targets, members.groups)
-    limits, criterion = None, None
-    if competition.multilabel:
-        each = [
-            cross_fit_limits(members.targets, probs, classes, members.criterion, fold)
-            for probs in members.probs
-        ]
-        limits = np.stack(each)
-        # Of a vote half is called, as in the table of all methods.
-        criterion = members.criterion if method != "vote" else None
-    probs = combine_cross_fitted(method, members.targets, members.probs, limits, fold)
+    # Of a vote half is called, as in the table of all methods.
+    own = competition.multilabel and method != "vote"
+    criterion = members.criterion if own else None
     write_csv(folder / "predictions" / "val.csv", probability_table(members.images, probs, classes))
     judged_on = members.judged_on
     if method in FITTED or (method == "vote" and competition.multilabel):

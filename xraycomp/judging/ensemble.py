@@ -34,7 +34,7 @@ def judge_ensemble(
     method: Method = "mean",
     criterion: Criterion = "f1",
     resamples: int = 1000,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], FloatArray]:
     """Judge every method on the same images, each member alone, and what each adds to ``method``.
 
     What is learned from labels is cross-fitted, so that nothing is judged on images that it has
@@ -51,7 +51,7 @@ def judge_ensemble(
 
     Returns
     -------
-    dict, ready for JSON
+    report : dict, ready for JSON
         ``{"method", "multilabel", "split": judged_on, "note", "n", "folds", "fitted": the methods
         that learn, "resamples", "methods": {method:
         figures}, "members": {name: figures | {"adds": differences}}, "best_member": {"name",
@@ -59,6 +59,7 @@ def judge_ensemble(
         {"false_negative_rate": entry}}}``, entries as in `metrics.judge`; differences are
         ``{figure: difference}`` as in `comparison.compare`, of the ensemble with the member minus
         without it, and of the ensemble minus the member that is best alone by macro AUROC.
+    probs : what was judged of ``method``: its probabilities, cross-fitted, shape (n, k)
 
     Raises
     ------
@@ -79,20 +80,23 @@ def judge_ensemble(
 
     own = np.stack([chosen(probs) for probs in members]) if multilabel else None
 
-    def combined(method: Method, kept: Sequence[int]) -> Measured:
+    def combined(method: Method, kept: Sequence[int]) -> FloatArray:
         some = None if own is None else own[kept]
-        probs = combine_cross_fitted(method, true, members[kept], some, fold)
+        return combine_cross_fitted(method, true, members[kept], some, fold)
+
+    def judged(method: Method, probs: FloatArray) -> Measured:
         if own is None:
             return measured(probs, None)
         return measured(probs, NO_THRESHOLD if method == "vote" else chosen(probs))
 
     every = range(len(members))
-    methods = {name: combined(name, list(every)) for name in METHODS}
+    tables = {name: combined(name, list(every)) for name in METHODS}
+    methods = {name: judged(name, probs) for name, probs in tables.items()}
     alone = [measured(members[i], None if own is None else own[i]) for i in every]
     whole = methods[method]
-    without = [combined(method, [j for j in every if j != i]) for i in every]
+    without = [judged(method, combined(method, [j for j in every if j != i])) for i in every]
     best = int(np.argmax(np.nan_to_num([one.value["macro_auroc"][0] for one in alone], nan=-1)))
-    return {
+    report = {
         "method": method,
         "split": judged_on,
         "note": PHANTOMS if competition.drawn else None,
@@ -108,6 +112,7 @@ def judge_ensemble(
         },
         "best_member": {"name": names[best], "differences": _differences(alone[best], whole)},
     }
+    return report, tables[method]
 
 
 def _figures(found: Measured, classes: Sequence[str]) -> dict[str, Any]:
